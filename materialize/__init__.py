@@ -1,0 +1,1 @@
+"""From features to published predictions: training, scoring, generations, publishing."""

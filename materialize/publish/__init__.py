@@ -1,0 +1,1 @@
+"""Where predictions go: the key-value store in Feast's format, and the scored tables."""

@@ -1,0 +1,257 @@
+"""All settings as one tree: ``PRESCORE_`` variables over ``prescore.toml`` over defaults.
+
+A variable names its section with two underscores: ``PRESCORE_STORE__URL``. The tree is built once,
+in the command line, and passed down; nothing reads it at import.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from features.errors import SettingsError
+from features.settings import (
+    CandidateSettings,
+    EventsSettings,
+    FeatureSettings,
+    ItemsSettings,
+    Section,
+    UsersSettings,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SETTINGS_FILE = "prescore.toml"
+
+
+class TrainingSettings(Section):
+    """``[training]``: the recipe."""
+
+    window_days: int = Field(28, ge=1, description="Length of a label window, in days.")
+    windows: int = Field(2, ge=1, le=12, description="Past label windows to train on.")
+    objective: Literal["binary:logistic", "rank:pairwise", "rank:ndcg"] = Field(
+        "binary:logistic", description="XGBoost objective."
+    )
+    trees: int = Field(150, ge=1, description="Most boosting rounds; early stopping may end sooner.")
+    depth: int = Field(6, ge=1, le=64, description="Depth of a tree.")
+    eta: float = Field(0.1, gt=0, le=1, description="Learning rate.")
+    negatives_per_positive: int = Field(20, ge=1, description="Sampled negatives per positive pair.")
+    early_stopping_rounds: int = Field(20, ge=1, description="Rounds without gain before training stops.")
+    exclude_seen: bool | None = Field(
+        None, description="Never recommend what the user already has; unset: decided by how often users repeat."
+    )
+    seed: int = Field(0, ge=0, description="Seed of every draw.")
+
+
+class ScoringSettings(Section):
+    """``[scoring]``: what is precomputed."""
+
+    k: int = Field(100, ge=1, le=10_000, description="Length of a published list.")
+    active_within_days: int = Field(
+        90, ge=0, description="Precompute users with an event in this many days; 0: all. Others are scored on demand."
+    )
+    users_per_block: int = Field(4096, ge=1, description="Users that are scored, written and retried together.")
+
+
+class GateSettings(Section):
+    """``[gates]``: what a generation must satisfy before it is served."""
+
+    min_user_coverage: float = Field(0.99, ge=0, le=1, description="Share of planned users that have a list.")
+    max_score_shift: float = Field(0.5, ge=0, description="Distance of score distributions to the live generation.")
+    max_churn: float = Field(0.95, ge=0, le=1, description="Mean share of a list that changed since the live one.")
+    max_concentration: float = Field(0.9, ge=0, le=1, description="Share of all top-10 places of the 10 commonest items.")
+    min_metric_ratio: float = Field(0.9, ge=0, description="NDCG@10 against the best baseline and the live model.")
+
+
+class StoreSettings(Section):
+    """``[store]``: Redis or Valkey."""
+
+    url: SecretStr = Field(
+        SecretStr("embedded"), description="'embedded', or redis://[user:password@]host:port[/db], rediss://…, unix://…"
+    )
+    connections: int = Field(2, ge=1, le=64, description="Pipelined connections per writing process.")
+    timeout_seconds: float = Field(10.0, gt=0, description="Longest wait for one reply.")
+
+
+class CatalogueSettings(Section):
+    """``[catalogue]``: the SQL database of models and generations."""
+
+    url: SecretStr = Field(
+        SecretStr("embedded"), description="'embedded' (SQLite), or postgresql+psycopg://user:password@host/database"
+    )
+
+
+class ClusterSettings(Section):
+    """``[cluster]``: where Dask runs."""
+
+    kind: str = Field("auto", description="'auto', 'local', 'cuda', or a scheduler's address, tcp://host:8786")
+    workers: int = Field(0, ge=0, description="Local worker processes; 0: one per core.")
+    memory_per_worker: str = Field("1.5GB", description="Memory limit of a local worker.")
+
+
+class RetentionSettings(Section):
+    """``[retention]``: how long old things stay."""
+
+    generations: int = Field(3, ge=2, description="Generations to keep, the live one and its predecessor included.")
+
+
+class LookupSettings(Section):
+    """``[lookup]``: the look-up service."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
+    workers: int = Field(1, ge=1, le=256, description="Worker processes.")
+    max_age_seconds: float = Field(0, ge=0, description="Older answers are marked stale; 0: never.")
+    deadline_ms: float = Field(250, gt=0, description="Longest time to score a miss before the default list answers.")
+    write_back_seconds: int = Field(300, ge=0, description="How long an on-demand answer is kept; 0: not at all.")
+    concurrent_scorings: int = Field(2, ge=1, description="On-demand scorings at once, per worker.")
+    threads: int = Field(1, ge=1, description="Threads of one on-demand scoring.")
+    max_k: int = Field(1000, ge=1, description="Largest k of a request.")
+    max_batch: int = Field(1000, ge=1, description="Most users in a batch request.")
+    max_body_bytes: int = Field(1_000_000, ge=1, description="Largest request body.")
+
+
+class Settings(BaseSettings):
+    """The whole tree. Build it with :func:`load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PRESCORE_", env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=SETTINGS_FILE
+    )
+
+    project: str = Field("prescore", description="Feast project; part of every key in the store.")
+    model: str = Field("recommendations", description="Name of the model and of its Feast feature service.")
+    home: Path = Field(Path(".prescore"), description="Folder of everything that Prescore writes, beside prescore.toml.")
+    warehouse: str = Field("", description="Folder of features, models and scored tables; empty: in home.")
+
+    events: EventsSettings = EventsSettings()
+    users: UsersSettings = UsersSettings()
+    items: ItemsSettings = ItemsSettings()
+    candidates: CandidateSettings = CandidateSettings()
+    features: FeatureSettings = FeatureSettings()
+    training: TrainingSettings = TrainingSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    gates: GateSettings = GateSettings()
+    store: StoreSettings = StoreSettings()
+    catalogue: CatalogueSettings = CatalogueSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    retention: RetentionSettings = RetentionSettings()
+    lookup: LookupSettings = LookupSettings()
+
+    @field_validator("project", "model")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        # Feast and SQL identifiers, key suffixes and URL segments at once.
+        if not value or len(value) > 48 or not value.replace("_", "a").isalnum() or not value.isascii() or value[0].isdigit():
+            raise ValueError("use at most 48 letters, digits and underscores, not starting with a digit")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over the file over defaults; what a test passes in goes first."""
+        del dotenv_settings, file_secret_settings
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls))
+
+    @property
+    def warehouse_path(self) -> Path:
+        """Folder of features, models and scored tables."""
+        return Path(self.warehouse) if self.warehouse else self.home / "warehouse"
+
+    @property
+    def features_path(self) -> Path:
+        """Folder with one feature build per cut-off."""
+        return self.warehouse_path / "features"
+
+    @property
+    def models_path(self) -> Path:
+        """Folder with one model bundle per id."""
+        return self.warehouse_path / "models"
+
+    @property
+    def generations_path(self) -> Path:
+        """Folder with the look-up artifact of each generation."""
+        return self.warehouse_path / "generations"
+
+    @property
+    def catalogue_url(self) -> str:
+        """SQLAlchemy URL of the catalogue; also of the Iceberg catalog and the Feast registry."""
+        url = self.catalogue.url.get_secret_value()
+        return f"sqlite:///{self.home.absolute() / 'catalogue.db'}" if url == "embedded" else url
+
+
+def load_settings(file: Path | None = None, **overrides: object) -> Settings:
+    """Read ``prescore.toml`` (default: in the working folder) and the environment.
+
+    Relative paths in the file are taken from the file's folder. A file that is named must exist; the
+    default one may be missing.
+
+    Raises:
+        SettingsError: Naming the key, what it means, and what is wrong with it.
+    """
+    path = file or Path(SETTINGS_FILE)
+    if file is not None and not path.is_file():
+        raise SettingsError(f"no settings file {str(path)!r}", fix="run 'prescore init' in the folder of your tables")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    try:
+        settings = FromFile(**overrides)  # type: ignore[arg-type]
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML", got=str(error)) from error
+    except ValidationError as error:
+        raise SettingsError(_explain(error, path)) from error
+    folder = path.absolute().parent
+    update: dict[str, object] = {"home": folder / settings.home}
+    for section in ("events", "users", "items"):
+        value = getattr(settings, section)
+        if value.path:
+            update[section] = value.model_copy(update={"path": str(folder / value.path)})
+    if settings.warehouse and "://" not in settings.warehouse:
+        update["warehouse"] = str(folder / settings.warehouse)
+    return settings.model_copy(update=update)
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(sorted(_known_keys(problem["loc"])))
+            lines.append(f"unknown key {key!r} (known here: {known})")
+        else:
+            meaning = describe(problem["loc"])
+            secret = any(part in {"url"} for part in problem["loc"])
+            got = "" if secret else f", not {problem['input']!r}"
+            lines.append(f"{key}: {problem['msg']}{got}" + (f" ({meaning})" if meaning else ""))
+    return f"{path} or a PRESCORE_ variable has {len(lines)} wrong setting(s): " + "; ".join(lines)
+
+
+def _section(location: tuple[int | str, ...]) -> Mapping[str, object]:
+    if len(location) > 1:
+        field = Settings.model_fields.get(str(location[0]))
+        annotation = field.annotation if field else None
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            return dict(annotation.model_fields)
+    return dict(Settings.model_fields)
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    return list(_section(location))
+
+
+def describe(location: tuple[int | str, ...]) -> str:
+    """The description of a setting, by its path; empty where there is none."""
+    name = str(location[1] if len(location) > 1 else location[0])
+    return str(getattr(_section(location).get(name), "description", None) or "")

@@ -1,0 +1,1 @@
+"""The look-up service: precomputed answers in about a millisecond, exact ones for a miss."""
