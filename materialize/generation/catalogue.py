@@ -1,0 +1,416 @@
+"""The catalogue: which models, generations, blocks, gate results and flips there are, in SQL.
+
+Every write of a publication names its :class:`Fence` and is refused when that has been lost. What
+the catalogue says is the truth; the store and Feast are made to follow it
+(:mod:`materialize.generation.flip`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import sqlalchemy as sa
+
+from features.errors import CallerError, NotFoundError
+from materialize.generation.database import Database
+from materialize.generation.fence import acquire_fence, check_fence, hold_fence, release_fence, renew_fence
+from materialize.generation.records import (
+    LEGAL_TRANSITIONS,
+    Block,
+    Fence,
+    Flip,
+    GateResult,
+    Generation,
+    Model,
+    Slot,
+    State,
+)
+from materialize.generation.tables import BLOCKS, FLIPS, GATE_RESULTS, GENERATIONS, MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextlib import AbstractContextManager
+
+__all__ = ["Block", "Catalogue", "Fence", "Flip", "GateResult", "Generation", "Model", "Slot", "State"]
+
+Record = TypeVar("Record", Model, Generation, Block, GateResult, Flip)
+
+
+class Catalogue:
+    """Use :meth:`open`. Safe to share between threads; one per process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, url: str) -> Catalogue:
+        """Connect to the database at an SQLAlchemy URL and migrate it; any number may open at once.
+
+        Raises:
+            SettingsError: If the URL is none, or names a database that is not supported.
+            StorageError: If the database cannot be reached, or is newer than this release.
+        """
+        return cls(Database.open(url))
+
+    @property
+    def url(self) -> str:
+        """Address without its password."""
+        return self._database.url
+
+    # --- the fence
+
+    def acquire_fence(self, model: str, owner: str) -> Fence:
+        """Become the only publisher of a model, for a lease of a minute.
+
+        Raises:
+            ConflictError: If another publisher holds the fence; names it.
+        """
+        return acquire_fence(self._database, model, owner)
+
+    def renew_fence(self, fence: Fence) -> None:
+        """Extend the lease.
+
+        Raises:
+            ConflictError: If another publisher has taken the fence.
+        """
+        renew_fence(self._database, fence)
+
+    def release_fence(self, fence: Fence) -> None:
+        """Let the next publisher in at once."""
+        release_fence(self._database, fence)
+
+    def hold_fence(self, model: str, owner: str) -> AbstractContextManager[Fence]:
+        """Hold the fence for the time of a ``with`` block, renewing the lease meanwhile.
+
+        Raises:
+            ConflictError: If another publisher holds it.
+        """
+        return hold_fence(self._database, model, owner)
+
+    # --- models
+
+    def register_model(self, model: Model) -> Model:
+        """Record a bundle; one that is already there stays as it is."""
+        with self._database.write() as connection:
+            row = connection.execute(sa.select(MODELS).where(MODELS.c.id == model.id)).one_or_none()
+            if row is not None:
+                return _record(Model, row)
+            model = dataclasses.replace(model, created_at=model.created_at or datetime.now(UTC))
+            connection.execute(sa.insert(MODELS).values(_values(model)))
+            return model
+
+    def model(self, model_id: str) -> Model:
+        """A bundle by its id.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(MODELS).where(MODELS.c.id == model_id)).one_or_none()
+        if row is None:
+            raise NotFoundError(f"no model {model_id!r} in the catalogue", fix="see 'prescore status'")
+        return _record(Model, row)
+
+    def models(self, name: str) -> list[Model]:
+        """All bundles of a name, newest first."""
+        query = (
+            sa.select(MODELS).where(MODELS.c.name == name).order_by(MODELS.c.created_at.desc(), MODELS.c.id)
+        )
+        with self._database.read() as connection:
+            return [_record(Model, row) for row in connection.execute(query)]
+
+    # --- generations
+
+    def begin_generation(self, fence: Fence, generation: Generation) -> Generation:
+        """Create a generation in state ``building``, or take up the one of that id; claim the inactive slot.
+
+        Whatever held that slot no longer does. Where the slot was lost or changed meanwhile, the
+        generation's blocks count as not loaded.
+
+        Returns:
+            The generation with its slot.
+
+        Raises:
+            ConflictError: If the fence was lost.
+            CallerError: If the generation is live or retired: it is complete.
+        """
+        with self._database.write() as connection:
+            check_fence(connection, fence)
+            known = _one(connection, generation.id)
+            if known is not None and known.state in {"live", "retired"}:
+                raise CallerError(f"generation {generation.id} is {known.state}: it is complete already")
+            live = connection.execute(
+                sa.select(GENERATIONS.c.slot).where(
+                    GENERATIONS.c.model == generation.model, GENERATIONS.c.state == "live"
+                )
+            ).scalar_one_or_none()
+            slot: Slot = "b" if live == "a" else "a"
+            _claim_slot(connection, generation.model, generation.id, slot)
+            if known is None:
+                known = dataclasses.replace(
+                    generation, state="building", slot=slot, fence=fence.token, created_at=datetime.now(UTC)
+                )
+                connection.execute(sa.insert(GENERATIONS).values(_values(known)))
+                return known
+            if known.slot != slot:
+                _unload_blocks(connection, known.id)
+            changes = {"slot": slot, "fence": fence.token, "state": "building", "reason": ""}
+            connection.execute(sa.update(GENERATIONS).where(GENERATIONS.c.id == known.id).values(changes))
+            return dataclasses.replace(known, slot=slot, fence=fence.token, state="building", reason="")
+
+    def reclaim_slot(self, fence: Fence, generation_id: str) -> Generation:
+        """Claim the inactive slot for a retired or validated generation that is to be loaded again.
+
+        Raises:
+            ConflictError: If the fence was lost.
+            NotFoundError: If there is no such generation.
+        """
+        with self._database.write() as connection:
+            check_fence(connection, fence)
+            known = _existing(connection, generation_id)
+            if known.state == "live":
+                slot: Slot = known.slot or "a"
+            else:
+                live = connection.execute(
+                    sa.select(GENERATIONS.c.slot).where(
+                        GENERATIONS.c.model == known.model, GENERATIONS.c.state == "live"
+                    )
+                ).scalar_one_or_none()
+                slot = "b" if live == "a" else "a"
+            _claim_slot(connection, known.model, known.id, slot)
+            _unload_blocks(connection, known.id)
+            connection.execute(sa.update(GENERATIONS).where(GENERATIONS.c.id == known.id).values(slot=slot))
+            return dataclasses.replace(known, slot=slot)
+
+    def generation(self, generation_id: str) -> Generation:
+        """A generation by its id.
+
+        Raises:
+            NotFoundError: If there is none.
+        """
+        with self._database.read() as connection:
+            return _existing(connection, generation_id)
+
+    def find_generation(self, generation_id: str) -> Generation | None:
+        """A generation by its id, or ``None``."""
+        with self._database.read() as connection:
+            return _one(connection, generation_id)
+
+    def generations(self, model: str) -> list[Generation]:
+        """All generations of a model, newest first."""
+        query = (
+            sa.select(GENERATIONS)
+            .where(GENERATIONS.c.model == model)
+            .order_by(GENERATIONS.c.created_at.desc(), GENERATIONS.c.id)
+        )
+        with self._database.read() as connection:
+            return [_record(Generation, row) for row in connection.execute(query)]
+
+    def live_generation(self, model: str) -> Generation | None:
+        """The one that is served, or ``None`` before the first publication."""
+        query = sa.select(GENERATIONS).where(GENERATIONS.c.model == model, GENERATIONS.c.state == "live")
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else _record(Generation, row)
+
+    def move_generation(
+        self, fence: Fence, generation_id: str, state: State, *, reason: str = "", rows: int | None = None
+    ) -> Generation:
+        """Change a generation's state (to ``live`` only by :meth:`begin_flip`).
+
+        Raises:
+            ConflictError: If the fence was lost.
+            NotFoundError: If there is no such generation.
+            CallerError: If the state cannot follow the present one.
+        """
+        if state == "live":
+            raise CallerError("a generation goes live by a flip, not by a change of state")
+        with self._database.write() as connection:
+            check_fence(connection, fence)
+            known = _existing(connection, generation_id)
+            _check_transition(known, state)
+            changes: dict[str, object] = {"state": state, "reason": reason, "fence": fence.token}
+            if rows is not None:
+                changes["rows"] = rows
+            connection.execute(sa.update(GENERATIONS).where(GENERATIONS.c.id == known.id).values(changes))
+            return _existing(connection, known.id)
+
+    def forget_generation(self, fence: Fence, generation_id: str) -> None:
+        """Delete a generation that is neither live nor in a flip that is not complete, with its blocks and gates.
+
+        Raises:
+            ConflictError: If the fence was lost.
+            CallerError: If it is live.
+        """
+        with self._database.write() as connection:
+            check_fence(connection, fence)
+            known = _existing(connection, generation_id)
+            if known.state == "live":
+                raise CallerError(f"generation {generation_id} is live", fix="activate another one first")
+            connection.execute(sa.delete(GENERATIONS).where(GENERATIONS.c.id == generation_id))
+
+    # --- blocks and gates
+
+    def record_block(self, fence: Fence, block: Block) -> None:
+        """Record a block, replacing what is known of it.
+
+        Raises:
+            ConflictError: If the fence was lost.
+        """
+        with self._database.write() as connection:
+            check_fence(connection, fence)
+            key = (BLOCKS.c.generation == block.generation) & (BLOCKS.c.number == block.number)
+            connection.execute(sa.delete(BLOCKS).where(key))
+            connection.execute(sa.insert(BLOCKS).values(_values(block)))
+
+    def blocks(self, generation_id: str) -> list[Block]:
+        """The recorded blocks of a generation, by number."""
+        query = sa.select(BLOCKS).where(BLOCKS.c.generation == generation_id).order_by(BLOCKS.c.number)
+        with self._database.read() as connection:
+            return [_record(Block, row) for row in connection.execute(query)]
+
+    def unload_blocks(self, fence: Fence, generation_id: str) -> None:
+        """Note that the store no longer holds a generation's rows.
+
+        Raises:
+            ConflictError: If the fence was lost.
+        """
+        with self._database.write() as connection:
+            check_fence(connection, fence)
+            _unload_blocks(connection, generation_id)
+
+    def record_gates(self, fence: Fence, generation_id: str, results: Iterable[GateResult]) -> None:
+        """Record what gates measured, replacing earlier results of the same gates.
+
+        Raises:
+            ConflictError: If the fence was lost.
+        """
+        with self._database.write() as connection:
+            check_fence(connection, fence)
+            now = datetime.now(UTC)
+            for result in results:
+                key = (GATE_RESULTS.c.generation == generation_id) & (GATE_RESULTS.c.gate == result.gate)
+                connection.execute(sa.delete(GATE_RESULTS).where(key))
+                row = {**_values(result), "generation": generation_id, "measured_at": now}
+                connection.execute(sa.insert(GATE_RESULTS).values(row))
+
+    def gate_results(self, generation_id: str) -> list[GateResult]:
+        """What the gates measured of a generation, by gate."""
+        query = (
+            sa.select(GATE_RESULTS)
+            .where(GATE_RESULTS.c.generation == generation_id)
+            .order_by(GATE_RESULTS.c.gate)
+        )
+        with self._database.read() as connection:
+            return [_record(GateResult, row) for row in connection.execute(query)]
+
+    # --- flips
+
+    def begin_flip(
+        self, fence: Fence, generation_id: str, *, reason: str, rejects_previous: bool = False
+    ) -> Flip:
+        """Make a generation the live one, in one transaction; the store and Feast follow after it.
+
+        Args:
+            fence: Held by the caller.
+            generation_id: A validated or retired generation that holds a slot.
+            reason: Why, for the record.
+            rejects_previous: Whether the one that was live is left for being bad: it becomes ``rejected``
+                instead of ``retired``, so that no later rollback lands on it.
+
+        Raises:
+            ConflictError: If the fence was lost.
+            CallerError: If the generation cannot go live from its state, or holds no slot.
+        """
+        with self._database.write() as connection:
+            check_fence(connection, fence)
+            target = _existing(connection, generation_id)
+            _check_transition(target, "live")
+            if target.slot is None:
+                raise CallerError(
+                    f"generation {generation_id} holds no slot in the store", fix="load it again first"
+                )
+            now = datetime.now(UTC)
+            previous = connection.execute(
+                sa.select(GENERATIONS.c.id).where(
+                    GENERATIONS.c.model == target.model, GENERATIONS.c.state == "live"
+                )
+            ).scalar_one_or_none()
+            if previous is not None:
+                left: dict[str, object] = {"state": "rejected" if rejects_previous else "retired"}
+                if rejects_previous:
+                    left["reason"] = reason
+                connection.execute(sa.update(GENERATIONS).where(GENERATIONS.c.id == previous).values(left))
+            changes = {"state": "live", "fence": fence.token, "published_at": now}
+            connection.execute(sa.update(GENERATIONS).where(GENERATIONS.c.id == target.id).values(changes))
+            # Whatever flip was not finished is overtaken by this one.
+            unfinished = (FLIPS.c.model == target.model) & FLIPS.c.completed_at.is_(None)
+            connection.execute(sa.update(FLIPS).where(unfinished).values(completed_at=now))
+            row = {
+                "model": target.model,
+                "generation": target.id,
+                "previous": previous or "",
+                "fence": fence.token,
+                "reason": reason,
+                "flipped_at": now,
+                "completed_at": None,
+            }
+            number = connection.execute(sa.insert(FLIPS).values(row).returning(FLIPS.c.id)).scalar_one()
+            return _record(Flip, connection.execute(sa.select(FLIPS).where(FLIPS.c.id == number)).one())
+
+    def complete_flip(self, flip: Flip) -> None:
+        """Note that the store and Feast have followed; needs no fence, for it changes nothing that is served."""
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(FLIPS).where(FLIPS.c.id == flip.id).values(completed_at=datetime.now(UTC))
+            )
+
+    def flips(self, model: str) -> list[Flip]:
+        """All flips of a model, newest first."""
+        query = sa.select(FLIPS).where(FLIPS.c.model == model).order_by(FLIPS.c.id.desc())
+        with self._database.read() as connection:
+            return [_record(Flip, row) for row in connection.execute(query)]
+
+
+def _values(record: Any) -> dict[str, object]:
+    return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+
+
+def _record(kind: type[Record], row: sa.Row[Any]) -> Record:
+    names = {f.name for f in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in row._mapping.items() if name in names})  # noqa: SLF001 - the public name of a row's mapping
+
+
+def _one(connection: sa.Connection, generation_id: str) -> Generation | None:
+    row = connection.execute(sa.select(GENERATIONS).where(GENERATIONS.c.id == generation_id)).one_or_none()
+    return None if row is None else _record(Generation, row)
+
+
+def _existing(connection: sa.Connection, generation_id: str) -> Generation:
+    known = _one(connection, generation_id)
+    if known is None:
+        raise NotFoundError(f"no generation {generation_id!r}", fix="see 'prescore generations list'")
+    return known
+
+
+def _check_transition(generation: Generation, state: State) -> None:
+    allowed = LEGAL_TRANSITIONS[generation.state]
+    if state not in allowed:
+        because = f" ({generation.reason})" if generation.reason else ""
+        raise CallerError(
+            f"generation {generation.id} is {generation.state}{because} and cannot become {state}",
+            expected="one that is " + " or ".join(s for s, to in LEGAL_TRANSITIONS.items() if state in to),
+        )
+
+
+def _claim_slot(connection: sa.Connection, model: str, generation_id: str, slot: Slot) -> None:
+    others = (
+        (GENERATIONS.c.model == model) & (GENERATIONS.c.slot == slot) & (GENERATIONS.c.id != generation_id)
+    )
+    connection.execute(sa.update(GENERATIONS).where(others).values(slot=None))
+
+
+def _unload_blocks(connection: sa.Connection, generation_id: str) -> None:
+    connection.execute(sa.update(BLOCKS).where(BLOCKS.c.generation == generation_id).values(accepted=None))
