@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -30,13 +31,14 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import Asset, BaseOperator, Param, Variable
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import IO
 
     from airflow.sdk import Context
 
@@ -65,6 +67,8 @@ RETRIES = {
 PERMANENT = {2: "the caller's mistake", 3: "the gates rejected the generation"}
 GRACE_SECONDS = 3.0
 """Airflow sends SIGKILL five seconds after SIGTERM; the whole group must be gone by then."""
+
+POLL_SECONDS = 0.2
 
 
 def prescore_program() -> str:
@@ -117,11 +121,9 @@ class CommandProcess:
             stdin=subprocess.DEVNULL,
             stdout=self._stdout,
             stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
             start_new_session=True,
         )
+        self._stderr = cast("IO[bytes]", self._process.stderr)
 
     def run(self, write_line: Callable[[str], object]) -> tuple[int, str]:
         """Pass stderr on line by line until the process ends.
@@ -130,14 +132,31 @@ class CommandProcess:
             The exit code (negative: ended by that signal) and all of stdout.
         """
         try:
-            for line in self._process.stderr or ():
-                write_line(line.rstrip("\n"))
+            for line in self._stderr_lines():
+                write_line(line)
             code = self._process.wait()
             self._stdout.seek(0)
             return code, self._stdout.read().decode("utf-8", errors="replace")
         finally:
             self.terminate()
+            self._stderr.close()
             self._stdout.close()
+
+    def _stderr_lines(self) -> Iterator[str]:
+        # Until the process ends, not until the pipe does: a server that the command started and that
+        # outlives it may hold the other end.
+        pending = b""
+        while True:
+            ended = self._process.poll() is not None  # asked first: what it wrote last is in the pipe by then
+            readable, _, _ = select.select([self._stderr], [], [], 0.0 if ended else POLL_SECONDS)
+            chunk = os.read(self._stderr.fileno(), 65536) if readable else b""
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                yield line.decode("utf-8", errors="replace")
+            if (ended and not chunk) or (readable and not chunk):
+                break
+        if pending:
+            yield pending.decode("utf-8", errors="replace")
 
     def terminate(self) -> None:
         """End the whole group: SIGTERM, and SIGKILL for what is left after :data:`GRACE_SECONDS`."""
@@ -196,6 +215,7 @@ class PrescoreOperator(BaseOperator):
         self.log.info("Running: %s", shlex.join(argv))
         self._running = CommandProcess(argv, settings.parent)
         code, stdout = self._running.run(self.log.info)
+        self._running = None
         if code:
             meaning = PERMANENT.get(code, f"ended by signal {-code}" if code < 0 else f"exit code {code}")
             error = AirflowFailException if code in PERMANENT else AirflowException
