@@ -61,7 +61,9 @@ class FeatureScope:
         """The scope that ``str(scope)`` wrote."""
         kind, _, group = text.partition(":")
         if kind not in {"user", "item", "affinity", "pair"}:
-            raise SchemaMismatchError("unknown feature scope", expected="user, item, pair or affinity:GROUP", got=text)
+            raise SchemaMismatchError(
+                "unknown feature scope", expected="user, item, pair or affinity:GROUP", got=text
+            )
         return cls(kind, group)  # type: ignore[arg-type]
 
 
@@ -106,7 +108,11 @@ class FeatureColumn:
             return _float32(codes)
         if pa.types.is_boolean(values.type):
             values = pc.cast(values, pa.uint8())
-        if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_null(values.type)):
+        if not (
+            pa.types.is_integer(values.type)
+            or pa.types.is_floating(values.type)
+            or pa.types.is_null(values.type)
+        ):
             raise SchemaMismatchError(
                 f"feature {self.name!r} cannot be read as a number",
                 expected="an integer, floating or boolean column",
@@ -117,9 +123,10 @@ class FeatureColumn:
 
 def _float32(values: pa.Array | pa.ChunkedArray) -> NDArray[np.float32]:
     wide = pc.fill_null(pc.cast(values, pa.float64(), safe=False), float("nan"))
-    return np.asarray(wide.to_numpy(zero_copy_only=False) if isinstance(wide, pa.Array) else wide.to_numpy()).astype(
-        np.float32
-    )
+    if isinstance(wide, pa.ChunkedArray):
+        wide = wide.combine_chunks()
+    narrow: NDArray[np.float32] = wide.to_numpy(zero_copy_only=False).astype(np.float32)
+    return narrow
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,9 @@ class FeatureSchema:
         names = [c.name for c in self.columns]
         if len(set(names)) != len(names):
             twice = sorted({n for n in names if names.count(n) > 1})
-            raise SchemaMismatchError("feature names must be unique over all scopes", got=f"twice: {', '.join(twice)}")
+            raise SchemaMismatchError(
+                "feature names must be unique over all scopes", got=f"twice: {', '.join(twice)}"
+            )
 
     @property
     def names(self) -> list[str]:

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from features.errors import SettingsError
 from features.settings import (
@@ -43,7 +48,8 @@ class TrainingSettings(Section):
     negatives_per_positive: int = Field(20, ge=1, description="Sampled negatives per positive pair.")
     early_stopping_rounds: int = Field(20, ge=1, description="Rounds without gain before training stops.")
     exclude_seen: bool | None = Field(
-        None, description="Never recommend what the user already has; unset: decided by how often users repeat."
+        None,
+        description="Never recommend what the user already has; unset: decided by how often users repeat.",
     )
     seed: int = Field(0, ge=0, description="Seed of every draw.")
 
@@ -53,26 +59,39 @@ class ScoringSettings(Section):
 
     k: int = Field(100, ge=1, le=10_000, description="Length of a published list.")
     active_within_days: int = Field(
-        90, ge=0, description="Precompute users with an event in this many days; 0: all. Others are scored on demand."
+        90,
+        ge=0,
+        description="Precompute users with an event in this many days; 0: all. Others are scored on demand.",
     )
-    users_per_block: int = Field(4096, ge=1, description="Users that are scored, written and retried together.")
+    users_per_block: int = Field(
+        4096, ge=1, description="Users that are scored, written and retried together."
+    )
 
 
 class GateSettings(Section):
     """``[gates]``: what a generation must satisfy before it is served."""
 
     min_user_coverage: float = Field(0.99, ge=0, le=1, description="Share of planned users that have a list.")
-    max_score_shift: float = Field(0.5, ge=0, description="Distance of score distributions to the live generation.")
-    max_churn: float = Field(0.95, ge=0, le=1, description="Mean share of a list that changed since the live one.")
-    max_concentration: float = Field(0.9, ge=0, le=1, description="Share of all top-10 places of the 10 commonest items.")
-    min_metric_ratio: float = Field(0.9, ge=0, description="NDCG@10 against the best baseline and the live model.")
+    max_score_shift: float = Field(
+        0.5, ge=0, description="Distance of score distributions to the live generation."
+    )
+    max_churn: float = Field(
+        0.95, ge=0, le=1, description="Mean share of a list that changed since the live one."
+    )
+    max_concentration: float = Field(
+        0.9, ge=0, le=1, description="Share of all top-10 places of the 10 commonest items."
+    )
+    min_metric_ratio: float = Field(
+        0.9, ge=0, description="NDCG@10 against the best baseline and the live model."
+    )
 
 
 class StoreSettings(Section):
     """``[store]``: Redis or Valkey."""
 
     url: SecretStr = Field(
-        SecretStr("embedded"), description="'embedded', or redis://[user:password@]host:port[/db], rediss://…, unix://…"
+        SecretStr("embedded"),
+        description="'embedded', or redis://[user:password@]host:port[/db], rediss://…, unix://…",
     )
     connections: int = Field(2, ge=1, le=64, description="Pipelined connections per writing process.")
     timeout_seconds: float = Field(10.0, gt=0, description="Longest wait for one reply.")
@@ -82,14 +101,17 @@ class CatalogueSettings(Section):
     """``[catalogue]``: the SQL database of models and generations."""
 
     url: SecretStr = Field(
-        SecretStr("embedded"), description="'embedded' (SQLite), or postgresql+psycopg://user:password@host/database"
+        SecretStr("embedded"),
+        description="'embedded' (SQLite), or postgresql+psycopg://user:password@host/database",
     )
 
 
 class ClusterSettings(Section):
     """``[cluster]``: where Dask runs."""
 
-    kind: str = Field("auto", description="'auto', 'local', 'cuda', or a scheduler's address, tcp://host:8786")
+    kind: str = Field(
+        "auto", description="'auto', 'local', 'cuda', or a scheduler's address, tcp://host:8786"
+    )
     workers: int = Field(0, ge=0, description="Local worker processes; 0: one per core.")
     memory_per_worker: str = Field("1.5GB", description="Memory limit of a local worker.")
 
@@ -97,7 +119,9 @@ class ClusterSettings(Section):
 class RetentionSettings(Section):
     """``[retention]``: how long old things stay."""
 
-    generations: int = Field(3, ge=2, description="Generations to keep, the live one and its predecessor included.")
+    generations: int = Field(
+        3, ge=2, description="Generations to keep, the live one and its predecessor included."
+    )
 
 
 class LookupSettings(Section):
@@ -107,8 +131,12 @@ class LookupSettings(Section):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
     workers: int = Field(1, ge=1, le=256, description="Worker processes.")
     max_age_seconds: float = Field(0, ge=0, description="Older answers are marked stale; 0: never.")
-    deadline_ms: float = Field(250, gt=0, description="Longest time to score a miss before the default list answers.")
-    write_back_seconds: int = Field(300, ge=0, description="How long an on-demand answer is kept; 0: not at all.")
+    deadline_ms: float = Field(
+        250, gt=0, description="Longest time to score a miss before the default list answers."
+    )
+    write_back_seconds: int = Field(
+        300, ge=0, description="How long an on-demand answer is kept; 0: not at all."
+    )
     concurrent_scorings: int = Field(2, ge=1, description="On-demand scorings at once, per worker.")
     threads: int = Field(1, ge=1, description="Threads of one on-demand scoring.")
     max_k: int = Field(1000, ge=1, description="Largest k of a request.")
@@ -120,12 +148,18 @@ class Settings(BaseSettings):
     """The whole tree. Build it with :func:`load_settings`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PRESCORE_", env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=SETTINGS_FILE
+        env_prefix="PRESCORE_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        toml_file=SETTINGS_FILE,
     )
 
     project: str = Field("prescore", description="Feast project; part of every key in the store.")
     model: str = Field("recommendations", description="Name of the model and of its Feast feature service.")
-    home: Path = Field(Path(".prescore"), description="Folder of everything that Prescore writes, beside prescore.toml.")
+    home: Path = Field(
+        Path(".prescore"), description="Folder of everything that Prescore writes, beside prescore.toml."
+    )
     warehouse: str = Field("", description="Folder of features, models and scored tables; empty: in home.")
 
     events: EventsSettings = EventsSettings()
@@ -146,7 +180,13 @@ class Settings(BaseSettings):
     @classmethod
     def _plain_name(cls, value: str) -> str:
         # Feast and SQL identifiers, key suffixes and URL segments at once.
-        if not value or len(value) > 48 or not value.replace("_", "a").isalnum() or not value.isascii() or value[0].isdigit():
+        if (
+            not value
+            or len(value) > 48
+            or not value.replace("_", "a").isalnum()
+            or not value.isascii()
+            or value[0].isdigit()
+        ):
             raise ValueError("use at most 48 letters, digits and underscores, not starting with a digit")
         return value
 
@@ -201,7 +241,9 @@ def load_settings(file: Path | None = None, **overrides: object) -> Settings:
     """
     path = file or Path(SETTINGS_FILE)
     if file is not None and not path.is_file():
-        raise SettingsError(f"no settings file {str(path)!r}", fix="run 'prescore init' in the folder of your tables")
+        raise SettingsError(
+            f"no settings file {str(path)!r}", fix="run 'prescore init' in the folder of your tables"
+        )
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=path)
@@ -220,7 +262,9 @@ def load_settings(file: Path | None = None, **overrides: object) -> Settings:
             update[section] = value.model_copy(update={"path": str(folder / value.path)})
     if settings.warehouse and "://" not in settings.warehouse:
         update["warehouse"] = str(folder / settings.warehouse)
-    return settings.model_copy(update=update)
+    # An instance of the plain class: equal settings compare equal, and travel to Dask workers.
+    values = {name: getattr(settings, name) for name in Settings.model_fields}
+    return Settings.model_construct(**(values | update))
 
 
 def _explain(error: ValidationError, path: Path) -> str:
@@ -232,7 +276,7 @@ def _explain(error: ValidationError, path: Path) -> str:
             lines.append(f"unknown key {key!r} (known here: {known})")
         else:
             meaning = describe(problem["loc"])
-            secret = any(part in {"url"} for part in problem["loc"])
+            secret = "url" in problem["loc"]  # a url may hold a password
             got = "" if secret else f", not {problem['input']!r}"
             lines.append(f"{key}: {problem['msg']}{got}" + (f" ({meaning})" if meaning else ""))
     return f"{path} or a PRESCORE_ variable has {len(lines)} wrong setting(s): " + "; ".join(lines)

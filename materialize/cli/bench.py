@@ -1,0 +1,7 @@
+"""``prescore bench``: measure beside peers, in one run on this machine."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Measure Prescore beside its peers, interleaved, in one run.")

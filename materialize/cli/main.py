@@ -1,0 +1,133 @@
+"""Entry point of ``prescore``: wires the commands, and turns every failure into one paragraph."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import click
+import structlog
+import typer
+
+from features.errors import PrescoreError
+from materialize.cli import (
+    bench,
+    demo,
+    features,
+    generations,
+    init,
+    lookup,
+    run,
+    score,
+    serve,
+    sql,
+    status,
+    train,
+)
+from materialize.cli.context import CommandContext, stderr
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="prescore",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Precomputed predictions without their faults.\n\n"
+    "From three tables (events, users, items) to exact top-K lists, served in about a millisecond. "
+    "Begin with [bold]prescore demo[/bold], or in a folder with your own three files: "
+    "[bold]prescore init[/bold], then [bold]prescore run[/bold].",
+)
+
+WALK, STAGES, USE = "The whole walk", "Single stages", "Use and operate"
+app.command("demo", rich_help_panel=WALK)(demo.demo)
+app.command("init", rich_help_panel=WALK)(init.init)
+app.command("run", rich_help_panel=WALK)(run.run)
+app.add_typer(features.app, name="features", rich_help_panel=STAGES)
+app.command("train", rich_help_panel=STAGES)(train.train)
+app.command("score", rich_help_panel=STAGES)(score.score)
+app.add_typer(generations.app, name="generations", rich_help_panel=USE)
+app.command("lookup", rich_help_panel=USE)(lookup.lookup)
+app.command("sql", rich_help_panel=USE)(sql.sql)
+app.command("serve", rich_help_panel=USE)(serve.serve)
+app.command("stop", rich_help_panel=USE)(serve.stop)
+app.command("status", rich_help_panel=USE)(status.status)
+app.add_typer(bench.app, name="bench", rich_help_panel=USE)
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    settings: Annotated[
+        Path | None,
+        typer.Option("--settings", "-s", help="Settings file. Default: prescore.toml here, if there is one."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr what is going on.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and library warnings.")] = False,
+) -> None:
+    """Options that come before the command."""
+    context.obj = CommandContext(settings, debug)
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.ERROR
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s", force=True
+    )
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    if not debug:
+        warnings.simplefilter("ignore")  # deprecations inside libraries are not the user's business
+
+
+def main() -> None:
+    """Run the command line; exit codes are in ``docs/cli.md``."""
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        stderr().print(
+            "Interrupted. Nothing that is served has changed; the same command goes on or starts clean."
+        )
+        sys.exit(INTERRUPTED)
+    except PrescoreError as error:
+        _fail(str(error), error.exit_code, debug=debug)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            _fail(_unexpected(error), 1, debug=debug)
+        _fail(
+            f"No space is left on the disk ({error.filename or 'while writing'}). What is served has not changed. "
+            "To do: free some space and run the same command again.",
+            5,
+            debug=debug,
+        )
+    except Exception as error:  # noqa: BLE001 - the last line of defence prints one paragraph instead of a traceback
+        _fail(_unexpected(error), 1, debug=debug)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unexpected(error: BaseException) -> str:
+    return (
+        f"Unexpected {type(error).__name__}: {error}. Nothing that is served has changed. "
+        "To do: run the command again with --debug before its name to see where it comes from, and report it."
+    )
+
+
+def _fail(message: str, code: int, *, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    stderr().print("Error: " + message, style="red", markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

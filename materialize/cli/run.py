@@ -1,0 +1,113 @@
+"""``prescore run``: the whole walk, from three tables to live look-ups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+
+from materialize.cli.context import CommandContext, CutoffOption, Output, OutputOption, stderr, stdout
+from materialize.cli.lookup import background_service, provenance
+from materialize.cli.output import print_json, print_table
+from materialize.cli.progress import RichProgress
+
+if TYPE_CHECKING:
+    from materialize.walk import ExampleUsers, WalkResult
+    from serving_lookup.client import Recommendations
+
+SHOWN = 10
+
+
+def run(context: typer.Context, cutoff: CutoffOption = "", output: OutputOption = Output.TEXT) -> None:
+    """Build features, train, score every user against every item, publish, check, flip, and look three users up."""
+    walk_and_show(context.obj, cutoff, output)
+
+
+def walk_and_show(context: CommandContext, cutoff: str, output: Output) -> None:
+    """Run the walk of these settings and show what it did, how good the ranking is, and three answers."""
+    from materialize import embedded, walk
+
+    settings = embedded.with_store(context.settings())
+    with RichProgress() as progress:
+        result = walk.walk(settings, cutoff, progress)
+    stages = [stage.row() for stage in progress.stages]
+    if output is Output.TEXT:
+        print_table("What each stage did", stages)
+        print_table(
+            "Ranking quality on the last 4 weeks, which training has not seen",
+            walk.quality_rows(result.bundle),
+        )
+        print_table("Gates", walk.gate_rows(walk.open_catalogue(settings), result.generation.id))
+    answers = _look_up(context, settings.model, result.examples)
+    if output is Output.JSON:
+        print_json(
+            {
+                "generation": result.generation.id,
+                "state": result.generation.state,
+                "model_id": result.bundle.id,
+                "metrics": result.bundle.metrics,
+                "stages": stages,
+                "lookups": {user: answer.to_dict() for user, answer in answers.items()},
+            }
+        )
+        return
+    _show_answers(result, answers)
+    _what_next(context, result)
+
+
+def _look_up(context: CommandContext, model: str, examples: ExampleUsers) -> dict[str, Recommendations]:
+    from serving_lookup.client import LookupClient
+
+    users = [
+        user for user in (examples.precomputed, examples.on_demand, examples.unknown) if user is not None
+    ]
+    with LookupClient(background_service(context), model) as client:
+        return {user: client.recommendations(user, k=SHOWN, fields=("title",)) for user in users}
+
+
+def _show_answers(result: WalkResult, answers: dict[str, Recommendations]) -> None:
+    stdout().print("[bold]Three look-ups over HTTP[/bold]\n")
+    meaning = {
+        result.examples.precomputed: "was precomputed",
+        result.examples.on_demand: "has not been seen for a while, so nothing was precomputed: scored on demand",
+        result.examples.unknown: "is nobody we know: the default list",
+    }
+    for user, answer in answers.items():
+        history = result.examples.history.get(user, [])
+        rows: list[dict[str, object]] = []
+        for rank in range(max(len(answer.items), len(history[:SHOWN]))):
+            item = answer.items[rank] if rank < len(answer.items) else None
+            row: dict[str, object] = {
+                "rank": rank + 1,
+                "recommended": item and (item.title or item.item_id),
+                "score": item and item.score,
+            }
+            if history:
+                bought = history[rank] if rank < len(history) else None
+                row |= {"most often had before": bought and bought.title, "times": bought and bought.events}
+            rows.append(row)
+        print_table(f"User {user} {meaning[user]}", rows, caption=provenance(answer))
+
+
+def _what_next(context: CommandContext, result: WalkResult) -> None:
+    address = background_service(context)
+    # The shortest command that works from here: a settings file in this folder needs no naming.
+    given = f" --settings {context.settings_file}" if context.settings_file else ""
+    user = escape(str(result.examples.precomputed))
+    console = stdout()
+    console.print("[bold]What next[/bold]")
+    for command, meaning in (
+        (f"prescore{given} lookup {user}", "look a user up"),
+        (
+            f"curl {address}/v1/models/{result.generation.model}/users/{user}/recommendations?k=5",
+            "the same over HTTP",
+        ),
+        (f'prescore{given} sql "from recommendations where user_id = {quoted}"', "ask in SQL"),
+        (f"prescore{given} generations list", "what was published, and roll back"),
+        (f"open {address}/docs", "the service's API"),
+        ("make airflow", "schedule it"),
+        (f"prescore{given} stop", "end the service and the store"),
+    ):
+        console.print(f"  {escape(command):<88} [dim]{escape(meaning)}[/dim]", soft_wrap=True)
+    stderr().print(f"\nThe look-up service answers at {address}")

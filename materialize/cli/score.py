@@ -1,0 +1,44 @@
+"""``prescore score``: score every user against every item and publish a generation."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from materialize.cli.context import CutoffOption, Output, OutputOption
+from materialize.cli.generations import generation_row
+from materialize.cli.output import print_json, print_table
+from materialize.cli.progress import RichProgress
+
+
+def score(
+    context: typer.Context,
+    cutoff: CutoffOption = "",
+    model: Annotated[
+        str, typer.Option("--model", help="Id of a model bundle. Default: the newest one.")
+    ] = "",
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--override", help="Let a failing gate pass; recorded with the reason."),
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why the gates are overridden.")] = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Score every user against every item, publish the top-K, check the gates, and flip."""
+    from materialize import embedded, walk
+
+    settings = embedded.with_store(context.obj.settings())
+    with RichProgress() as progress:
+        bundle = walk.find_bundle(settings, model)
+        built = walk.build_features(settings, walk.resolve_cutoff(settings, cutoff), progress)
+        walk.publish_features(settings, built, progress)
+        with walk.cluster(settings) as client:
+            generation = walk.score(
+                settings, built, bundle, client, progress, dict.fromkeys(override or (), reason)
+            )
+    row = generation_row(generation)
+    if output is Output.JSON:
+        print_json(row)
+    else:
+        print_table("Published", [row])
