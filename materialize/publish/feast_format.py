@@ -1,0 +1,303 @@
+"""Feast's online format for Redis, one value at a time: entity keys, field names and ``ValueProto`` bytes.
+
+The look-up service reads it and the block encoder (:mod:`materialize.publish.feast_block`) writes it, so
+it is light: mmh3 and the standard library. It follows Feast's specification of the format
+(``docs/specs/online_store_format.md`` of feast-dev/feast) and ``feast/infra/key_encoding_utils.py``,
+entity key serialization 3. A ``ValueProto`` is a protobuf ``oneof``, so a value is one field: a tag, then
+a varint, 4 or 8 little-endian bytes, or a length and that many bytes. Nothing at all is a missing value.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+
+import mmh3
+
+from features.errors import StoreError
+
+Scalar = int | float | bool | str | bytes
+Value = Scalar | list[int] | list[float] | list[bool] | list[str] | list[bytes] | None
+
+_MASK_64 = (1 << 64) - 1
+
+
+class Kind(IntEnum):
+    """Field numbers of Feast's ``Value`` message, equal to those of its ``ValueType`` enumeration."""
+
+    BYTES = 1
+    STRING = 2
+    INT32 = 3
+    INT64 = 4
+    DOUBLE = 5
+    FLOAT = 6
+    BOOL = 7
+    UNIX_TIMESTAMP = 8
+    BYTES_LIST = 11
+    STRING_LIST = 12
+    INT32_LIST = 13
+    INT64_LIST = 14
+    DOUBLE_LIST = 15
+    FLOAT_LIST = 16
+    BOOL_LIST = 17
+    UNIX_TIMESTAMP_LIST = 18
+
+
+_TEXT = {Kind.BYTES, Kind.STRING}
+_VARINT = {Kind.INT32, Kind.INT64, Kind.BOOL, Kind.UNIX_TIMESTAMP}
+_FIXED = {Kind.DOUBLE: "d", Kind.FLOAT: "f"}
+FIRST_LIST = Kind.BYTES_LIST
+ELEMENT_OF = {kind: Kind(kind - 10) for kind in Kind if kind >= FIRST_LIST}
+"""Kind of a list's elements, by the list's kind."""
+
+
+def entity_key_prefix(entity: str) -> bytes:
+    """What every entity key of one join key begins with; the id's type, length and bytes follow."""
+    name = entity.encode()
+    return struct.pack("<III", 1, Kind.STRING, len(name)) + name
+
+
+def entity_key(user_id: int | str, project: str, entity: str = "user_id") -> bytes:
+    """The key of a user's hash: the serialized entity key, then the project's name.
+
+    Raises:
+        StoreError: If a whole number does not fit 64 bits.
+    """
+    if isinstance(user_id, str):
+        raw = user_id.encode()
+        head = struct.pack("<II", Kind.STRING, len(raw))
+    else:
+        try:
+            raw = struct.pack("<q", user_id)
+        except struct.error as error:
+            raise StoreError("an id does not fit 64 bits", got=str(user_id)) from error
+        head = struct.pack("<II", Kind.INT64, 8)
+    return entity_key_prefix(entity) + head + raw + project.encode()
+
+
+def field_hash(view: str, feature: str) -> bytes:
+    """Name of a feature's field in the hash: MurmurHash3 x86 32-bit of ``view:feature``, little-endian."""
+    return struct.pack("<I", mmh3.hash(f"{view}:{feature}", signed=False))
+
+
+def timestamp_field(view: str) -> bytes:
+    """Name of the field that holds the event timestamp of a view's row."""
+    return b"_ts:" + view.encode()
+
+
+def colliding_features(view_features: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs of ``view:feature`` names with one field hash, which would overwrite each other.
+
+    Only 32 bits tell features apart; check when views are registered.
+
+    Args:
+        view_features: (view, feature) of everything that shares an entity.
+    """
+    seen: dict[bytes, str] = {}
+    found = []
+    for view, feature in view_features:
+        name, code = f"{view}:{feature}", field_hash(view, feature)
+        if seen.setdefault(code, name) != name:
+            found.append((seen[code], name))
+    return found
+
+
+def encode_timestamp(microseconds: int) -> bytes:
+    """A ``google.protobuf.Timestamp`` of microseconds since 1970 in UTC, as ``_ts:view`` holds it."""
+    seconds, micros = divmod(microseconds, 1_000_000)
+    out = b"\x08" + _varint(seconds) if seconds else b""
+    return out + b"\x10" + _varint(micros * 1000) if micros else out
+
+
+def decode_timestamp(raw: bytes) -> int:
+    """Microseconds since 1970 in UTC of what :func:`encode_timestamp` or Feast wrote."""
+    total = position = 0
+    while position < len(raw):
+        tag = raw[position]
+        number, position = _read_varint(raw, position + 1)
+        if tag == 0x08:
+            total += _signed(number) * 1_000_000
+        elif tag == 0x10:
+            total += number // 1000
+        else:
+            raise _malformed(raw)
+    return total
+
+
+def encode_value(value: Value, kind: Kind) -> bytes:
+    """``ValueProto`` bytes of one value; empty for ``None``.
+
+    The plain counterpart of :func:`materialize.publish.feast_block.encode_column`, for a single row.
+
+    Raises:
+        StoreError: If the value is not of the kind.
+    """
+    if value is None:
+        return b""
+    try:
+        if kind not in ELEMENT_OF:
+            return _tag(kind) + _payload(value, kind)  # type: ignore[arg-type]
+        element = ELEMENT_OF[kind]
+        elements = [_payload(v, element) for v in value]  # type: ignore[union-attr]
+        if element in _TEXT:
+            inner = b"".join(b"\x0a" + e for e in elements)
+        else:
+            packed = b"".join(elements)
+            inner = b"\x0a" + _varint(len(packed)) + packed if packed else b""
+        return _tag(kind) + _varint(len(inner)) + inner
+    except (TypeError, AttributeError, struct.error) as error:
+        raise StoreError(
+            f"a value cannot be written as {kind.name}", got=f"{type(value).__name__}: {error}"
+        ) from error
+
+
+def decode_value(raw: bytes | None, limit: int | None = None) -> Value:
+    """The value that ``ValueProto`` bytes hold; ``None`` for no bytes.
+
+    Args:
+        raw: As a field of the hash holds it; ``None``: the field is absent.
+        limit: Read at most so many elements of a list.
+
+    Returns:
+        A scalar or a list; 32-bit floats come as Python floats; timestamps as seconds since 1970.
+
+    Raises:
+        StoreError: If the bytes are no value of a kind in :class:`Kind`.
+    """
+    if not raw:
+        return None
+    try:
+        return _decode(raw, limit)
+    except (IndexError, ValueError, struct.error) as error:
+        raise _malformed(raw) from error
+
+
+def _decode(raw: bytes, limit: int | None) -> Value:
+    tag, position = _read_varint(raw, 0)
+    kind = Kind(tag >> 3)
+    if kind in _VARINT:
+        number, end = _read_varint(raw, position)
+        if end != len(raw):
+            raise _malformed(raw)
+        return bool(number) if kind == Kind.BOOL else _signed(number)
+    if kind in _FIXED:
+        return float(struct.unpack(f"<{_FIXED[kind]}", raw[position:])[0])
+    length, position = _read_varint(raw, position)
+    if position + length != len(raw):
+        raise _malformed(raw)
+    if kind in _TEXT:
+        return raw[position:].decode() if kind == Kind.STRING else raw[position:]
+    return _decode_list(raw, position, ELEMENT_OF[kind], limit)
+
+
+def _decode_list(raw: bytes, position: int, element: Kind, limit: int | None) -> Value:
+    if element in _TEXT:
+        return _decode_texts(raw, position, element, limit)
+    if position == len(raw):
+        return []
+    if raw[position] != 0x0A:
+        raise _malformed(raw)
+    length, position = _read_varint(raw, position + 1)
+    if position + length != len(raw):
+        raise _malformed(raw)
+    if element in _FIXED:
+        letter, width = _FIXED[element], 8 if element == Kind.DOUBLE else 4
+        count, rest = divmod(length, width)
+        if rest:
+            raise _malformed(raw)
+        count = count if limit is None else min(limit, count)
+        return list(struct.unpack_from(f"<{count}{letter}", raw, position))
+    numbers = _decode_varints(raw, position, limit)
+    return [n != 0 for n in numbers] if element == Kind.BOOL else numbers
+
+
+def _decode_texts(raw: bytes, position: int, element: Kind, limit: int | None) -> list[str] | list[bytes]:
+    texts = []
+    end = len(raw)
+    room = end if limit is None else limit
+    while position < end and len(texts) < room:
+        length = raw[position + 1]
+        if raw[position] != 0x0A:
+            raise _malformed(raw)
+        position += 2
+        if length >= 0x80:
+            length, position = _read_varint(raw, position - 1)
+        if position + length > end:
+            raise _malformed(raw)
+        texts.append(raw[position : position + length])
+        position += length
+    return [t.decode() for t in texts] if element == Kind.STRING else texts
+
+
+def _decode_varints(raw: bytes, position: int, limit: int | None) -> list[int]:
+    # The hot loop of every hit with whole-number ids, hence one flat loop over the bytes.
+    numbers: list[int] = []
+    append = numbers.append
+    room = len(raw) if limit is None else limit
+    if room <= 0:
+        return numbers
+    number = shift = 0
+    for byte in raw[position:]:
+        if byte < 0x80:
+            number |= byte << shift
+            append(number if number < 1 << 63 else _signed(number))
+            if len(numbers) == room:
+                return numbers
+            number = shift = 0
+        else:
+            number |= (byte & 0x7F) << shift
+            shift += 7
+    if shift:
+        raise _malformed(raw)
+    return numbers
+
+
+def _payload(value: Scalar, kind: Kind) -> bytes:
+    if kind in _TEXT:
+        raw = value.encode() if kind == Kind.STRING else bytes(value)  # type: ignore[union-attr, arg-type]
+        return _varint(len(raw)) + raw
+    if kind in _FIXED:
+        return struct.pack(f"<{_FIXED[kind]}", value)
+    if not isinstance(value, int):
+        raise TypeError("not a whole number")
+    return _varint(value)
+
+
+def _tag(kind: Kind) -> bytes:
+    wire = 2 if kind in _TEXT or kind in ELEMENT_OF else {Kind.DOUBLE: 1, Kind.FLOAT: 5}.get(kind, 0)
+    return _varint(kind << 3 | wire)
+
+
+def _varint(number: int) -> bytes:
+    number &= _MASK_64
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _read_varint(raw: Sequence[int], position: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = raw[position]
+        position += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number & _MASK_64, position
+        shift += 7
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def _malformed(raw: bytes) -> StoreError:
+    return StoreError(
+        "a stored value cannot be read",
+        expected="a Feast ValueProto of a scalar or a list",
+        got=f"{len(raw)} bytes beginning {raw[:8].hex()}",
+        fix="check that nothing else writes to this project's keys",
+    )
