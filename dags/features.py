@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 else:  # Airflow puts this folder, not the one above it, on the path
     from prescore_command import CUTOFF, FEATURES, RETRIES, CutoffOperator
 
+SCHEDULE = os.environ.get("PRESCORE_SCHEDULE", "@daily")
+"""A cron expression in UTC; empty: runs are started by hand, with a cut-off."""
+
 
 @dag(
     dag_id="prescore_features",
     # Data intervals, not instants: a run started by hand gets the last whole interval, never "now".
-    schedule=CronDataIntervalTimetable(os.environ.get("PRESCORE_SCHEDULE", "@daily"), timezone="UTC"),
+    schedule=CronDataIntervalTimetable(SCHEDULE, timezone="UTC") if SCHEDULE else None,
+    is_paused_upon_creation=bool(SCHEDULE),  # the one switch: the other DAGs only follow
     catchup=False,
     max_active_runs=1,
     default_args=RETRIES,

@@ -23,6 +23,7 @@ MODEL_ID = Param(
     dag_id="prescore_materialize",
     schedule=[MODEL],
     catchup=False,
+    is_paused_upon_creation=False,
     max_active_runs=1,
     default_args=RETRIES,
     params={"cutoff": CUTOFF, "model_id": MODEL_ID},

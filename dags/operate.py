@@ -25,6 +25,7 @@ TARGET = Param(
     dag_id="prescore_rollback",
     schedule=None,
     catchup=False,
+    is_paused_upon_creation=False,
     max_active_runs=1,
     default_args=RETRIES,
     params={"generation": TARGET},

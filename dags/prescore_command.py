@@ -99,9 +99,12 @@ def settings_file() -> Path:
             "environment, to the absolute path of a prescore.toml."
         )
     path = Path(named)
-    if not path.is_absolute() or not path.is_file():
+    if not path.is_absolute():
+        raise AirflowFailException(f"The settings file must be an absolute path, not {named!r}.")
+    if not path.is_file():
         raise AirflowFailException(
-            f"The settings file must be an absolute path that the worker can read, not {named!r}."
+            f"This worker cannot read the settings file {named!r}: no such file. 'prescore init' makes one "
+            "(or 'make demo', for the demo's)."
         )
     return path
 

@@ -68,6 +68,7 @@ class TrainOperator(CutoffOperator):
     dag_id="prescore_train",
     schedule=[FEATURES],
     catchup=False,
+    is_paused_upon_creation=False,
     max_active_runs=1,
     default_args=RETRIES,
     params={"cutoff": CUTOFF, "retrain_after_days": RETRAIN_AFTER_DAYS},

@@ -197,9 +197,12 @@ def test_the_program_beside_python_comes_first(tmp_path: Path, monkeypatch: pyte
 
 def test_settings_must_be_an_absolute_path_of_a_file(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings_file() == settings
-    for wrong in ("prescore.toml", str(settings.parent / "none.toml"), str(settings.parent)):
-        monkeypatch.setenv("AIRFLOW_VAR_PRESCORE_SETTINGS", wrong)
-        with pytest.raises(AirflowFailException, match="absolute path"):
+    monkeypatch.setenv("AIRFLOW_VAR_PRESCORE_SETTINGS", "prescore.toml")
+    with pytest.raises(AirflowFailException, match="absolute path"):
+        settings_file()
+    for wrong in (settings.parent / "none.toml", settings.parent):
+        monkeypatch.setenv("AIRFLOW_VAR_PRESCORE_SETTINGS", str(wrong))
+        with pytest.raises(AirflowFailException, match="no such file"):
             settings_file()
 
 
