@@ -22,9 +22,27 @@ class EventsSettings(Section):
     user: Name = Field("user_id", description="Column with the user's id: whole numbers or text.")
     item: Name = Field("item_id", description="Column with the item's id: whole numbers or text.")
     time: Name = Field("event_time", description="Column with the time of the event.")
-    value: str = Field("", description="Column with an amount (money, rating, seconds); empty: every event counts 1.")
-    timezone: str = Field("", description="Zone of times that carry none, such as 'UTC'; empty: such times are an error.")
-    min_value: float | None = Field(None, description="Drop events whose value is smaller, such as ratings below 4.")
+    value: str = Field(
+        "", description="Column with an amount (money, rating, seconds); empty: every event counts 1."
+    )
+    timezone: str = Field(
+        "", description="Zone of times that carry none, such as 'UTC'; empty: such times are an error."
+    )
+    time_unit: Literal["", "s", "ms", "us", "ns"] = Field(
+        "",
+        description="Unit of times that are numbers, counted from 1970 in UTC; empty: such times are an error.",
+    )
+    min_value: float | None = Field(
+        None, description="Drop events whose value is smaller, such as ratings below 4."
+    )
+    duplicates: Literal["drop", "keep"] = Field(
+        "drop",
+        description="Events equal in user, item, time and value: 'drop' counts them once, 'keep' each time.",
+    )
+    bad_rows: Literal["error", "drop"] = Field(
+        "error",
+        description="Events without id or time, from the future, or with a value that is no finite number.",
+    )
     unknown_entities: Literal["drop", "keep", "error"] = Field(
         "drop", description="Events of users or items that their tables do not list: drop, keep, or error."
     )
@@ -35,7 +53,9 @@ class UsersSettings(Section):
 
     path: str = Field("", description="Parquet or CSV file; empty: the users are those of the events.")
     id: Name = Field("user_id", description="Column with the user's id.")
-    columns: tuple[str, ...] | None = Field(None, description="Columns to use as features; unset: all that fit.")
+    columns: tuple[str, ...] | None = Field(
+        None, description="Columns to use as features; unset: all that fit."
+    )
 
 
 class ItemsSettings(Section):
@@ -43,9 +63,13 @@ class ItemsSettings(Section):
 
     path: str = Field("", description="Parquet or CSV file; empty: the items are those of the events.")
     id: Name = Field("item_id", description="Column with the item's id.")
-    columns: tuple[str, ...] | None = Field(None, description="Columns to use as features; unset: all that fit.")
+    columns: tuple[str, ...] | None = Field(
+        None, description="Columns to use as features; unset: all that fit."
+    )
     title: str = Field("", description="Column that people read instead of the id.")
-    groups: tuple[str, ...] = Field((), description="Columns, such as category or brand, for affinity features.")
+    groups: tuple[str, ...] = Field(
+        (), description="Columns, such as category or brand, for affinity features."
+    )
 
 
 class CandidateSettings(Section):
@@ -59,6 +83,13 @@ class FeatureSettings(Section):
     """``[features]``: the standard features."""
 
     windows_days: tuple[int, ...] = Field((7, 30, 90), description="Windows before the cut-off, in days.")
-    pair_history_days: int = Field(365, ge=1, description="How far back pair and affinity features look, in days.")
-    max_vocabulary: int = Field(64, ge=2, description="A text column with more distinct values is no feature.")
+    half_lives_days: tuple[float, ...] = Field(
+        (14, 60), description="Decayed counts: an event this many days old counts half."
+    )
+    pair_history_days: int = Field(
+        365, ge=1, description="How far back pair and affinity features look, in days."
+    )
+    max_vocabulary: int = Field(
+        64, ge=2, description="A text column with more distinct values is no feature."
+    )
     memory_limit: str = Field("2GB", description="DuckDB's memory limit; beyond it, work spills to disk.")
