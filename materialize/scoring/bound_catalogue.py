@@ -1,0 +1,258 @@
+"""A scorer with its items: exact scores and top-K lists of any users against all of them."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numba
+import numpy as np
+
+from features.errors import SchemaMismatchError
+from materialize.scoring import catalogue_files
+from materialize.scoring.block_scorer import BlockScorer
+from materialize.scoring.forest import transform
+from materialize.scoring.kernels_cpu import LANES
+from materialize.scoring.kernels_selection import hide, select_top
+from materialize.scoring.top_k import TopK
+from materialize.scoring.user_batch import BatchEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from features.schema import FeatureSchema
+    from materialize.scoring.code_layout import CodeLayout
+    from materialize.scoring.coded_forest import CodedForest
+    from materialize.scoring.rank_codes import RankCodes
+    from materialize.scoring.residual_program import ResidualProgram
+    from materialize.scoring.user_batch import Keyed, UserBatch, Value
+
+    Float32 = NDArray[np.float32]
+    Output = Literal["margin", "transformed"]
+
+
+def default_threads() -> int:
+    """Threads to use where the caller does not say: ``NUMBA_NUM_THREADS``, or the cores of this process."""
+    if "NUMBA_NUM_THREADS" in os.environ:
+        return int(numba.config.NUMBA_NUM_THREADS)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class BoundCatalogue:
+    """Made by :meth:`PairScorer.bind` or :meth:`load`; immutable, and safe to use from several threads.
+
+    Attributes:
+        schema: The model's columns in booster order.
+        objective: XGBoost's name of it.
+        base_margin: Where sums start if there is no latent margin.
+        codes, forest, layout: The coded forest and where its rows live.
+        program: Residuals of the items.
+        item_ids: Arrow array[I], int64 or string, in the order that breaks ties.
+        item_codes: int16[I, item rows].
+        groups: Values of each group column that items have.
+        group_codes: int32[I] by group column; the number of groups means none.
+        item_latent: float32[I, d], or ``None``.
+    """
+
+    schema: FeatureSchema
+    objective: str
+    base_margin: np.float32
+    codes: RankCodes
+    forest: CodedForest
+    layout: CodeLayout
+    program: ResidualProgram
+    item_ids: pa.Array
+    item_codes: NDArray[np.int16]
+    groups: dict[str, pa.Array]
+    group_codes: dict[str, NDArray[np.int32]]
+    item_latent: Float32 | None
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def save(self, folder: Path | str) -> None:
+        """Write the catalogue into a new folder; files are plain arrays, Arrow and JSON."""
+        catalogue_files.save(self, folder)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> BoundCatalogue:
+        """Open a saved catalogue by memory map, so that processes share its pages.
+
+        Raises:
+            StorageError: If the folder is not a whole catalogue.
+        """
+        return catalogue_files.load(folder)
+
+    def top_k(
+        self,
+        users: pa.Table,
+        k: int = 100,
+        *,
+        affinity: Mapping[str, pa.Table] | None = None,
+        pairs: pa.Table | None = None,
+        latent: Float32 | None = None,
+        exclude: pa.Table | None = None,
+        eligible: NDArray[np.bool_] | None = None,
+        segments: NDArray[np.integer] | None = None,
+        output: Output = "margin",
+        threads: int | None = None,
+    ) -> TopK:
+        """The best ``k`` items of every user.
+
+        Args:
+            users: ``user_id`` and the user features.
+            k: Length of a list; a user with fewer items that may be given has a shorter one.
+            affinity: By group column: ``user_id``, the group column, the affinity features. Users and groups
+                that are unknown here are ignored, combinations without a row are missing.
+            pairs: ``user_id, item_id`` and the pair features, likewise.
+            latent: float32[U, d], users' latent vectors; needed if the catalogue has items' ones.
+            exclude: ``user_id, item_id`` of pairs that must not be given.
+            eligible: bool[I], items that may be given; or bool[S, I] with ``segments``.
+            segments: int[U], each user's row of ``eligible``.
+            output: Scale of the scores.
+            threads: Default: ``NUMBA_NUM_THREADS``, or the cores of this process.
+
+        Raises:
+            SchemaMismatchError: If a table or array does not fit the model or the catalogue.
+        """
+        batch = self._encoder.tables(users, affinity, pairs, latent, exclude)
+        return self._top_k(batch, k, *self._eligible(eligible, segments, len(batch)), output, threads)
+
+    def top_k_one(
+        self,
+        user_features: Mapping[str, Value],
+        k: int = 100,
+        *,
+        affinity: Mapping[str, Keyed] | None = None,
+        pairs: Keyed | None = None,
+        latent: Float32 | None = None,
+        exclude: Sequence[object] | None = None,
+        eligible: NDArray[np.bool_] | None = None,
+        output: Output = "margin",
+    ) -> TopK:
+        """The best items of one user, with the least latency; the same as :meth:`top_k`.
+
+        Args:
+            user_features: Value by name; a feature that is absent is missing.
+            k: Length of the list.
+            affinity: By group column: groups, and the values of each affinity feature, aligned with them.
+            pairs: Item ids, and the values of each pair feature, aligned with them.
+            latent: float32[d].
+            exclude: Item ids.
+            eligible: bool[I].
+            output: Scale of the scores.
+
+        Returns:
+            A list of one user, whose id is null.
+        """
+        batch = self._encoder.one(user_features, affinity, pairs, latent, exclude)
+        return self._top_k(batch, k, *self._eligible(eligible, None, 1), output, 1)
+
+    def score(
+        self,
+        users: pa.Table,
+        *,
+        affinity: Mapping[str, pa.Table] | None = None,
+        pairs: pa.Table | None = None,
+        latent: Float32 | None = None,
+        output: Output = "margin",
+        threads: int | None = None,
+    ) -> Float32:
+        """All scores, float32[U, I]; arguments as in :meth:`top_k`."""
+        batch = self._encoder.tables(users, affinity, pairs, latent, None)
+        scores = np.empty((len(batch), len(self)), np.float32)
+
+        def keep(first: int, last: int) -> None:
+            scores[first:last] = self._scorer.score(batch, first, last)[:, : last - first].T
+
+        _each_block(len(batch), keep, threads)
+        return transform(self.objective, scores) if output == "transformed" else scores
+
+    def _top_k(
+        self,
+        batch: UserBatch,
+        k: int,
+        allowed: NDArray[np.bool_],
+        segment: NDArray[np.int32],
+        output: Output,
+        threads: int | None,
+    ) -> TopK:
+        if k < 1:
+            raise SchemaMismatchError("k is too small", expected="at least 1", got=str(k))
+        most = min(k, len(self))
+        item = np.full((len(batch), most), -1, np.int32)
+        score = np.full((len(batch), most), np.nan, np.float32)
+        count = np.zeros(len(batch), np.int32)
+
+        def select(first: int, last: int) -> None:
+            block = self._scorer.score(batch, first, last)
+            inside = np.zeros(block.shape[1], np.int32)
+            inside[: last - first] = segment[first:last]
+            hide(block, batch.excluded.start[first : last + 1], batch.excluded.key, allowed, inside)
+            select_top(block, last - first, most, item[first:last], score[first:last], count[first:last])
+
+        if most:
+            _each_block(len(batch), select, threads)
+        if most < k:
+            item = np.pad(item, ((0, 0), (0, k - most)), constant_values=-1)
+            score = np.pad(score, ((0, 0), (0, k - most)), constant_values=np.nan)
+        scores = transform(self.objective, score) if output == "transformed" else score
+        return TopK(batch.ids, item, self.item_ids, scores, count)
+
+    def _eligible(
+        self, eligible: NDArray[np.bool_] | None, segments: NDArray[np.integer] | None, users: int
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
+        """bool[S, I], where S = 0 means that every item may be given; int32[U], each user's row of it."""
+        if eligible is None:
+            return np.empty((0, len(self)), np.bool_), np.zeros(users, np.int32)
+        allowed = np.ascontiguousarray(np.atleast_2d(np.asarray(eligible, np.bool_)))
+        segment = np.zeros(users, np.int32) if segments is None else np.asarray(segments).astype(np.int32)
+        if allowed.shape[1] != len(self) or (segments is None and len(allowed) != 1):
+            raise SchemaMismatchError(
+                "the eligibility mask does not fit the catalogue",
+                expected=f"bool[{len(self)}], or bool[S, {len(self)}] with segments",
+                got=str(allowed.shape),
+            )
+        if segment.shape != (users,) or (users and not 0 <= segment.min() <= segment.max() < len(allowed)):
+            raise SchemaMismatchError(
+                "segments do not fit", expected=f"{users} numbers from 0 to {len(allowed) - 1}", got=str(segment.shape)
+            )
+        return allowed, segment
+
+    @cached_property
+    def _encoder(self) -> BatchEncoder:
+        return BatchEncoder(self.schema, self.codes, self.layout, self.item_ids, self.groups)
+
+    @cached_property
+    def _scorer(self) -> BlockScorer:
+        return BlockScorer(
+            base_margin=self.base_margin,
+            codes=self.codes,
+            forest=self.forest,
+            layout=self.layout,
+            program=self.program,
+            item_codes=self.item_codes,
+            group_codes=self.group_codes,
+            item_latent=self.item_latent,
+        )
+
+
+def _each_block(users: int, work: Callable[[int, int], None], threads: int | None) -> None:
+    """Call ``work(first, last)`` for blocks of LANES users; kernels release the interpreter's lock."""
+    starts = range(0, users, LANES)
+    threads = min(default_threads() if threads is None else max(1, threads), len(starts))
+    if threads <= 1:
+        for first in starts:
+            work(first, min(first + LANES, users))
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(work, first, min(first + LANES, users)) for first in starts]:
+            done.result()

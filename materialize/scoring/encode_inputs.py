@@ -1,0 +1,164 @@
+"""Turn tables of users, affinities, pairs and exclusions into arrays in the catalogue's numbering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.errors import SchemaMismatchError
+from features.schema import ITEM_ID, USER_ID, FeatureColumn, FeatureSchema, FeatureScope
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from materialize.scoring.rank_codes import RankCodes
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Sparse rows of users, sorted by user.
+
+    Attributes:
+        start: int64[U + 1], entries of each user.
+        key: int32[n], group or item of an entry.
+        codes: int16[n, rows].
+    """
+
+    start: NDArray[np.int64]
+    key: NDArray[np.int32]
+    codes: NDArray[np.int16]
+
+
+def column_of(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
+    """A column of a caller's table.
+
+    Raises:
+        SchemaMismatchError: If it is not there.
+    """
+    if name not in table.column_names:
+        raise SchemaMismatchError(
+            f"the {what} table has no column {name!r}", expected=name, got=", ".join(table.column_names)
+        )
+    return table[name]
+
+
+def encode_table(
+    codes: RankCodes, schema: FeatureSchema, scope: FeatureScope, rows: Sequence[int], table: pa.Table
+) -> NDArray[np.int16]:
+    """Codes of one scope's rows from a table: int16[len(rows), table rows].
+
+    Raises:
+        SchemaMismatchError: If a feature's column is missing or of a wrong type.
+    """
+    values = {}
+    for index, column in enumerate(schema.columns):
+        if column.scope == scope:
+            values[index] = column.encode(column_of(table, column.name, str(scope)))
+    return codes.encode(rows, values, table.num_rows)
+
+
+def encode_value(column: FeatureColumn, value: float | str | None) -> np.float32:
+    """Model input of one value.
+
+    Raises:
+        SchemaMismatchError: If a number was expected and something else came.
+    """
+    if value is None:
+        return np.float32(np.nan)
+    if column.vocabulary is not None:
+        try:
+            return np.float32(column.vocabulary.index(str(value)))
+        except ValueError:
+            return np.float32(np.nan)
+    try:
+        with np.errstate(over="ignore"):
+            return np.float32(value)
+    except (TypeError, ValueError) as error:
+        raise SchemaMismatchError(
+            f"feature {column.name!r} cannot be read as a number", expected="a number or null", got=repr(value)
+        ) from error
+
+
+def positions(values: pa.Array | pa.ChunkedArray, known: pa.Array) -> NDArray[np.int64]:
+    """Position of each value among the known ones: int64[n]; -1 where it is not one of them.
+
+    Raises:
+        SchemaMismatchError: If values are of a type that cannot be compared with the known ones.
+    """
+    if values.type != known.type:
+        try:
+            values = pc.cast(values, known.type)
+        except pa.ArrowInvalid as error:
+            raise SchemaMismatchError("ids of two types", expected=str(known.type), got=str(values.type)) from error
+    found = pc.fill_null(pc.index_in(values, value_set=known, skip_nulls=True), -1)
+    return np.asarray(found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy()).astype(
+        np.int64
+    )
+
+
+def single(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """The same values in one piece."""
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+def sort_entries(
+    user: NDArray[np.int64], key: NDArray[np.int64], codes: NDArray[np.int16], users: int
+) -> Entries:
+    """Entries by user, in the order given; those of unknown users or keys (-1) are left out.
+
+    Of two entries for one user and key the last counts, because kernels write them in this order.
+    """
+    known = np.flatnonzero((user >= 0) & (key >= 0))
+    order = known[np.argsort(user[known], kind="stable")]
+    start = np.searchsorted(user[order], np.arange(users + 1)).astype(np.int64)
+    return Entries(start, key[order].astype(np.int32), np.ascontiguousarray(codes.T[order]))
+
+
+def no_entries(users: int, rows: int) -> Entries:
+    """No entry for any user."""
+    return Entries(np.zeros(users + 1, np.int64), np.zeros(0, np.int32), np.zeros((0, rows), np.int16))
+
+
+def check_ids(table: pa.Table, name: str, what: str) -> pa.Array:
+    """The id column of users or items: integers as int64, or strings; every id there, and once.
+
+    Raises:
+        SchemaMismatchError: Naming what is wrong with it.
+    """
+    ids = single(column_of(table, name, what))
+    if pa.types.is_dictionary(ids.type):
+        ids = pc.cast(ids, ids.type.value_type)
+    if pa.types.is_integer(ids.type):
+        ids = pc.cast(ids, pa.int64())
+    elif pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
+        ids = pc.cast(ids, pa.string())
+    else:
+        raise SchemaMismatchError(f"column {name!r} of the {what} table", expected="int64 or string", got=str(ids.type))
+    if ids.null_count:
+        raise SchemaMismatchError(f"column {name!r} of the {what} table has {ids.null_count} nulls", expected="none")
+    if pc.count_distinct(ids).as_py() != len(ids):
+        raise SchemaMismatchError(f"column {name!r} of the {what} table has an id twice", expected="each id once")
+    return ids
+
+
+def encode_keyed(
+    codes: RankCodes,
+    schema: FeatureSchema,
+    scope: FeatureScope,
+    rows: Sequence[int],
+    table: pa.Table,
+    users: pa.Array,
+    keys: pa.Array,
+) -> Entries:
+    """Affinity or pair features: a table of ``user_id``, a group or ``item_id``, and the scope's features."""
+    key_name = scope.group or ITEM_ID
+    user = positions(column_of(table, USER_ID, str(scope)), users)
+    column = column_of(table, key_name, str(scope))
+    key = positions(pc.cast(column, keys.type) if scope.group else column, keys)
+    return sort_entries(user, key, encode_table(codes, schema, scope, rows, table), len(users))
