@@ -42,6 +42,22 @@ _ARROW: dict[Kind, pa.DataType] = {
 }
 
 
+_KIND_OF = {
+    kind.id: value
+    for value, kinds in {
+        Kind.BOOL: (pa.bool_(),),
+        Kind.INT32: (pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.int32()),
+        Kind.INT64: (pa.uint32(), pa.int64()),
+        Kind.FLOAT: (pa.float16(), pa.float32()),
+        Kind.DOUBLE: (pa.float64(),),
+        Kind.STRING: (pa.string(), pa.large_string()),
+        Kind.BYTES: (pa.binary(), pa.large_binary()),
+        Kind.UNIX_TIMESTAMP: (pa.timestamp("us"),),
+    }.items()
+    for kind in kinds
+}
+
+
 @dataclass(frozen=True)
 class Rows:
     """Bytes of n rows end to end: row i is ``data[starts[i]:starts[i + 1]]``; starts int64[n + 1], data uint8."""
@@ -87,22 +103,8 @@ def kind_of(arrow: pa.DataType) -> Kind:
         element = kind_of(arrow.value_type)
         if element not in ELEMENT_OF:
             return Kind(element + 10)
-    tests = (
-        (pa.types.is_boolean, Kind.BOOL),
-        (pa.types.is_uint32, Kind.INT64),
-        (pa.types.is_int64, Kind.INT64),
-        (pa.types.is_integer, Kind.INT32),
-        (pa.types.is_float64, Kind.DOUBLE),
-        (pa.types.is_floating, Kind.FLOAT),
-        (pa.types.is_string, Kind.STRING),
-        (pa.types.is_large_string, Kind.STRING),
-        (pa.types.is_binary, Kind.BYTES),
-        (pa.types.is_large_binary, Kind.BYTES),
-        (pa.types.is_timestamp, Kind.UNIX_TIMESTAMP),
-    )
-    for test, kind in tests:
-        if test(arrow) and not pa.types.is_uint64(arrow):
-            return kind
+    if arrow.id in _KIND_OF:
+        return _KIND_OF[arrow.id]
     raise SchemaMismatchError(
         "a column cannot be written to the online store",
         expected="numbers, booleans, text, bytes, timestamps, or lists of one of them",
@@ -132,7 +134,7 @@ def encode_column(values: pa.Array | pa.ChunkedArray, kind: Kind | None = None) 
         kernels.encode_texts(offsets, data, _valid(array), _tag(kind, 2), starts, out)
     elif kind in _WIDTH:
         width = _WIDTH[kind]
-        valid = ~pc.fill_null(pc.is_nan(array), True).to_numpy(zero_copy_only=False)  # noqa: FBT003
+        valid = ~_filled(pc.is_nan(array), value=True).to_numpy(zero_copy_only=False)
         out = np.empty(n * (1 + width), np.uint8)
         kernels.encode_fixed(_numbers(array), width, valid, _tag(kind, 1 if width == 8 else 5), starts, out)
     else:
@@ -147,20 +149,22 @@ def _encode_lists(array: pa.LargeListArray, kind: Kind) -> Rows:
     n = len(array)
     offsets = array.offsets.to_numpy()
     valid = _valid(array)
-    items = array.values
+    count = int(offsets[-1] - offsets[0])
+    # A slice of a list array drags the values of all its siblings along.
+    items = array.values.slice(int(offsets[0]), count)
+    offsets = offsets - offsets[0]
     starts = np.empty(n + 1, np.int64)
     tag = _tag(kind, 2)
     head = 3 + 2 * _MAX_VARINT
-    count = int(offsets[-1] - offsets[0])
     if element in _TEXT:
-        text_offsets, data = _text_buffers(pc.fill_null(items, b"" if element == Kind.BYTES else ""))
-        size = int(text_offsets[offsets[-1]] - text_offsets[offsets[0]]) + count * (1 + _MAX_VARINT)
+        text_offsets, data = _text_buffers(_filled(items, b"" if element == Kind.BYTES else ""))
+        size = int(text_offsets[-1] - text_offsets[0]) + count * (1 + _MAX_VARINT)
         out = np.empty(size + n * head, np.uint8)
         kernels.encode_text_lists(offsets, text_offsets, data, valid, tag, starts, out)
     elif element in _WIDTH:
         width = _WIDTH[element]
         out = np.empty(count * width + n * head, np.uint8)
-        numbers = _numbers(pc.fill_null(items, float("nan")))
+        numbers = _numbers(_filled(items, float("nan")))
         kernels.encode_fixed_lists(offsets, numbers, width, valid, tag, starts, out)
     else:
         out = np.empty(count * _MAX_VARINT + n * head, np.uint8)
@@ -263,6 +267,10 @@ def _one_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     return values
 
 
+def _filled(array: pa.Array, value: object) -> pa.Array:
+    return pc.fill_null(array, value) if array.null_count else array
+
+
 def _valid(array: pa.Array) -> NDArray[np.bool_]:
     if not array.null_count:
         return np.ones(len(array), np.bool_)
@@ -289,11 +297,11 @@ def _numbers(array: pa.Array) -> NDArray[np.uint8]:
 def _integers(array: pa.Array, kind: Kind) -> NDArray[np.int64]:
     """int64[n]; nulls are 0, or for timestamps NULL_TIMESTAMP, which come in seconds."""
     if not pa.types.is_timestamp(array.type):
-        numbers: NDArray[np.int64] = pc.fill_null(array.cast(pa.int64()), 0).to_numpy()
+        numbers: NDArray[np.int64] = _filled(array.cast(pa.int64()), 0).to_numpy()
         return numbers
     per_second = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}[array.type.unit]
     ticks = array.cast(pa.int64())
-    seconds: NDArray[np.int64] = pc.fill_null(ticks, 0).to_numpy() // per_second
+    seconds: NDArray[np.int64] = _filled(ticks, 0).to_numpy() // per_second
     return np.where(_valid(array), seconds, NULL_TIMESTAMP) if kind == Kind.UNIX_TIMESTAMP else seconds
 
 

@@ -1,0 +1,111 @@
+"""SQL over the scored tables: DuckDB in memory, views on the files that PyIceberg plans, reading only.
+
+| view | rows |
+| --- | --- |
+| ``recommendations`` | of the live generation |
+| ``recommendations_all`` | of every retained generation |
+| ``items``, ``users``, ``models``, ``generations`` | as of the last publication |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from features.errors import CallerError, NotFoundError
+from materialize.publish.iceberg_files import local_path
+from materialize.publish.scored_tables import JOINED, RECOMMENDATIONS, ScoredTables
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from materialize.settings import Settings
+
+_READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.RELATION}
+
+
+def read(sql: str, settings: Settings, generation: str | Sequence[str] | None = None) -> pa.Table:
+    """Answer one query.
+
+    Args:
+        sql: A SELECT; DuckDB's dialect.
+        settings: Say where the tables are.
+        generation: Id of the generation behind ``recommendations``. A sequence for a delta: its own id, then
+            its parents' ids up to the full one; a user's rows are those of the first that has any. ``None``:
+            nothing is live, and the view is missing.
+
+    Raises:
+        CallerError: If the statement would write, or is not valid SQL; the text says why.
+        NotFoundError: If it asks for a table that does not exist.
+    """
+    with connect(ScoredTables.of(settings), generation) as connection:
+        return run(connection, sql)
+
+
+def connect(tables: ScoredTables, generation: str | Sequence[str] | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with the views, which can read nothing but the tables' files."""
+    connection = duckdb.connect(":memory:")
+    present = tables.names()
+    for name in JOINED:
+        if name in present:
+            _view(connection, name, tables, name)
+    if RECOMMENDATIONS in present:
+        _view(connection, "recommendations_all", tables, RECOMMENDATIONS)
+        chain = [generation] if isinstance(generation, str) else list(generation or ())
+        if chain:
+            connection.execute(_live(chain))
+    # No extension can be fetched, no other file read, and no statement can take that back.
+    connection.execute(f"SET allowed_directories = [{_quoted(str(tables.folder))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def run(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
+    """The answer of one reading statement."""
+    try:
+        statements = connection.extract_statements(sql)
+        if len(statements) != 1 or statements[0].type not in _READING:
+            raise CallerError(
+                "only reading is allowed",
+                expected="one SELECT",
+                got=", ".join(s.type.name for s in statements) or "nothing",
+            )
+        return connection.execute(statements[0]).to_arrow_table()
+    except duckdb.CatalogException as error:
+        raise NotFoundError("the query names something that does not exist", got=str(error)) from error
+    except duckdb.Error as error:
+        raise CallerError("the query cannot be answered", got=str(error)) from error
+
+
+def _view(connection: duckdb.DuckDBPyConnection, view: str, tables: ScoredTables, name: str) -> None:
+    scan = tables.table(name).scan()
+    tasks = list(scan.plan_files())
+    if not tasks or any(task.delete_files for task in tasks):
+        # Another engine may have written row-level deletes, which only a full Iceberg reader resolves.
+        connection.register(view, scan.to_arrow())
+        return
+    files = ", ".join(_quoted(str(local_path(task.file.file_path))) for task in tasks)
+    connection.execute(f"CREATE VIEW {view} AS FROM read_parquet([{files}], hive_partitioning = false)")  # noqa: S608
+
+
+def _live(chain: Sequence[str]) -> str:
+    newer: list[str] = []
+    parts = []
+    for generation in chain:
+        part = f"SELECT * FROM recommendations_all WHERE generation = {_quoted(generation)}"  # noqa: S608
+        if newer:
+            part += (
+                " AND user_id NOT IN (SELECT user_id FROM recommendations_all WHERE generation IN"  # noqa: S608
+                f" ({', '.join(map(_quoted, newer))}))"
+            )
+        parts.append(part)
+        newer.append(generation)
+    return f"CREATE VIEW recommendations AS {' UNION ALL '.join(parts)}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
