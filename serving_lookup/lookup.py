@@ -1,0 +1,147 @@
+"""Answers one user: precomputed, else stale, else scored on demand, else the default list, and says which."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from features.errors import StoreError
+from materialize.publish.feast_format import decode_value
+from serving_lookup.answers import Answer, Item
+from serving_lookup.fallback import Unscored
+from serving_lookup.problems import unavailable
+from serving_lookup.store import accepted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from materialize.settings import LookupSettings
+    from serving_lookup.activation import Activation, LiveGeneration
+    from serving_lookup.fallback import Fallback, ScoredList
+    from serving_lookup.metrics import WorkerMetrics
+    from serving_lookup.parameters import ListParameters
+    from serving_lookup.store import Store
+
+_ATTEMPTS = 3
+"""Readings of one row while generations flip beneath it; the last one that fails is a miss."""
+
+
+class Lookup:
+    """The order in which a user's list is sought.
+
+    Args:
+        store: Where precomputed lists are.
+        activation: Which generation is live.
+        fallback: Scores on demand.
+        metrics: Counts what happens.
+        settings: ``[lookup]``.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        activation: Activation,
+        fallback: Fallback,
+        metrics: WorkerMetrics,
+        settings: LookupSettings,
+    ) -> None:
+        self._store, self._activation, self._fallback = store, activation, fallback
+        self._metrics, self._max_age = metrics, settings.max_age_seconds
+
+    def live(self) -> LiveGeneration:
+        """The generation that answers now.
+
+        Raises:
+            Problem: 503 if there is none.
+        """
+        live = self._activation.live
+        if live is None:
+            raise unavailable("no-generation", f"No generation can be served: {self._activation.trouble}")
+        return live
+
+    async def recommend(self, live: LiveGeneration, user_id: int | str, asked: ListParameters) -> Answer:
+        """The list of one user; all of it comes from one generation."""
+        for _ in range(_ATTEMPTS):
+            try:
+                row = accepted(await self._store.send(live.read_predictions(live.key(user_id))))
+                if row[2] == live.generation_value:
+                    return self._from_row(live, row, asked)
+            except StoreError:
+                self._metrics.event("store_error")
+                return self.default(live, asked, "store_unavailable")
+            if row[2] is None:
+                break
+            # The slot is being overwritten, so the pointer must have moved since it was last read.
+            self._metrics.event("mismatch")
+            await self._activation.refresh()
+            newest = self._activation.live or live
+            if newest is live:
+                break
+            live = newest
+        return await self._on_demand(live, user_id, asked)
+
+    def default(self, live: LiveGeneration, asked: ListParameters, reason: str) -> Answer:
+        """The list for users nobody knows."""
+        ids, scores = live.default_list
+        return Answer(
+            self._items(live, ids, scores, asked),
+            "default",
+            live.pointer.generation,
+            live.pointer.model_id,
+            live.pointer.feature_cutoff,
+            _age(live.published),
+            reason,
+        )
+
+    def _from_row(self, live: LiveGeneration, row: list[bytes | None], asked: ListParameters) -> Answer:
+        limit = None if asked.exclude else asked.k
+        ids, scores = decode_value(row[0], limit), decode_value(row[1], limit)
+        if not isinstance(ids, list) or not isinstance(scores, list):
+            raise StoreError("a user's predictions are not lists")
+        pointer, age = live.pointer, _age(live.published)
+        return Answer(
+            self._items(live, ids, scores, asked),
+            "stale" if 0 < self._max_age < age else "precomputed",
+            pointer.generation,
+            pointer.model_id,
+            pointer.feature_cutoff,
+            age,
+        )
+
+    async def _on_demand(self, live: LiveGeneration, user_id: int | str, asked: ListParameters) -> Answer:
+        try:
+            scored = await self._fallback.top_k(live, user_id)
+        except Unscored as why:
+            return self.default(live, asked, why.reason)
+        return self.scored(live, scored, asked)
+
+    def scored(self, live: LiveGeneration, scored: ScoredList, asked: ListParameters) -> Answer:
+        """An answer from a list that was scored on demand."""
+        return Answer(
+            self._items(live, scored.item_ids, scored.scores, asked),
+            "fallback",
+            live.pointer.generation,
+            live.pointer.model_id,
+            live.pointer.feature_cutoff,
+            _age(scored.scored_at),
+        )
+
+    def _items(
+        self, live: LiveGeneration, ids: Iterable[Any], scores: Iterable[Any], asked: ListParameters
+    ) -> list[Item]:
+        pairs: Iterable[tuple[Any, Any]] = zip(ids, scores, strict=False)
+        if asked.exclude:
+            exclude = asked.exclude
+            pairs = ((item, score) for item, score in pairs if item not in exclude)
+        if asked.titles:
+            titles = live.artifact.titles
+            items = [Item(item, score, titles.get(item)) for item, score in pairs]
+        else:
+            items = [Item(item, score) for item, score in pairs]
+        if len(items) < asked.k:
+            self._metrics.event("exhausted")
+        return items[: asked.k]
+
+
+def _age(since: float) -> float:
+    return max(round(time.time() - since, 3), 0.0)

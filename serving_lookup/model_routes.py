@@ -1,0 +1,162 @@
+"""Routes of a model behind the hot one: batch, pair score and inline features."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+
+from serving_lookup.answers import Answer, BatchAnswer, PairScore, UserAnswer, negotiate
+from serving_lookup.openapi import MODEL, list_parameters, operation, path_id
+from serving_lookup.parameters import (
+    ListParameters,
+    read_fields,
+    read_id,
+    read_ids,
+    read_json_id,
+    read_k,
+    unescape,
+)
+from serving_lookup.problems import Problem, no_such_model
+from serving_lookup.request_bodies import BatchRequest, ScoreRequest, read_body
+from serving_lookup.responses import as_text, respond
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from materialize.settings import Settings
+    from serving_lookup.activation import LiveGeneration
+    from serving_lookup.lookup import Lookup
+    from serving_lookup.service import LookupService
+
+_READ = (400, 404, 406, 503)
+_POSTED = (400, 404, 406, 413, 415, 422, 503)
+
+
+class ModelRoutes:
+    """Handlers.
+
+    Args:
+        service: Gives the running service; raises a 503 problem before it runs.
+        settings: The whole tree.
+        recommend: Answers the hot route; here for HEAD requests and for the description.
+    """
+
+    def __init__(
+        self, service: Callable[[], LookupService], settings: Settings, recommend: Callable[..., Any]
+    ) -> None:
+        self._service, self._model, self._limits, self._recommend = (
+            service,
+            settings.model,
+            settings.lookup,
+            recommend,
+        )
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the routes to an application."""
+        model = "/v1/models/{model}"
+        listing = [MODEL, path_id("user"), *list_parameters(self._limits.max_k)]
+        pair = [MODEL, path_id("user"), path_id("item")]
+        for path, handler, methods, extra in (
+            (
+                f"{model}/users/{{user}}/recommendations",
+                self.recommendations,
+                ["GET", "HEAD"],
+                operation(Answer, _READ, parameters=listing, packed=True),
+            ),
+            (
+                f"{model}/recommendations:batch",
+                self.batch,
+                ["POST"],
+                operation(BatchAnswer, _POSTED, parameters=[MODEL], body=BatchRequest, packed=True),
+            ),
+            (
+                f"{model}/users/{{user}}/items/{{item}}/score",
+                self.pair_score,
+                ["GET"],
+                operation(PairScore, _READ, parameters=pair),
+            ),
+            (
+                f"{model}/score",
+                self.score,
+                ["POST"],
+                operation(Answer, _POSTED, parameters=[MODEL], body=ScoreRequest, packed=True),
+            ),
+        ):
+            # The documents are msgspec's, so FastAPI is told of them rather than asked to make them.
+            app.add_api_route(path, handler, methods=methods, openapi_extra=extra, response_class=Response)
+
+    async def recommendations(self, request: Request) -> Response:
+        """The items of one user, best first."""
+        request.state.route = "recommendations"
+        status, headers, body, request.state.source = await self._recommend(request.scope)
+        return Response(body, status, dict(as_text(headers)))
+
+    async def batch(self, request: Request, model: str) -> Response:
+        """The items of many users; each gets an answer or a problem of its own."""
+        request.state.route = "batch"
+        _, lookup, live = self._of(model)
+        asked = await read_body(request, BatchRequest, self._limits.max_body_bytes)
+        if len(asked.users) > self._limits.max_batch:
+            most = self._limits.max_batch
+            raise Problem(413, "batch-too-large", f"At most {most} users; this batch has {len(asked.users)}.")
+        parameters = _list_parameters(asked, live, self._limits.max_k)
+        media_type = negotiate(request.headers.get("accept", "").encode())
+        users = await asyncio.gather(*(_one_of_batch(lookup, live, user, parameters) for user in asked.users))
+        return respond(BatchAnswer(users), media_type)
+
+    async def pair_score(self, request: Request, model: str, user: str, item: str) -> Response:
+        """The model's margin of one user and one item, computed on demand."""
+        request.state.route = "pair_score"
+        running, _, live = self._of(model)
+        schema, pointer = live.artifact.schema, live.pointer
+        user_id = read_id(unescape(user.encode("latin-1")), schema.user_id_type, "user")
+        item_id = read_id(unescape(item.encode("latin-1")), schema.item_id_type, "item")
+        score = await running.fallback.pair(live, user_id, item_id)
+        request.state.source = "fallback"
+        return respond(
+            PairScore(
+                user_id=user_id,
+                item_id=item_id,
+                score=score,
+                source="fallback",
+                generation=pointer.generation,
+                model=pointer.model_id,
+                feature_cutoff=pointer.feature_cutoff,
+                age_seconds=0.0,
+            )
+        )
+
+    async def score(self, request: Request, model: str) -> Response:
+        """The items of a user whose features are in the request."""
+        request.state.route = "score"
+        running, lookup, live = self._of(model)
+        asked = await read_body(request, ScoreRequest, self._limits.max_body_bytes)
+        parameters = _list_parameters(asked, live, self._limits.max_k)
+        media_type = negotiate(request.headers.get("accept", "").encode())
+        scored = await running.fallback.inline(live, asked)
+        request.state.source = "fallback"
+        return respond(lookup.scored(live, scored, parameters), media_type)
+
+    def _of(self, model: str) -> tuple[LookupService, Lookup, LiveGeneration]:
+        running = self._service()
+        if model != self._model:
+            raise no_such_model(model.encode("latin-1"))
+        return running, running.lookup, running.lookup.live()
+
+
+async def _one_of_batch(
+    lookup: Lookup, live: LiveGeneration, user: object, asked: ListParameters
+) -> UserAnswer:
+    try:
+        user_id = read_json_id(user, live.artifact.schema.user_id_type, "user")
+        return UserAnswer(user_id, await lookup.recommend(live, user_id, asked))
+    except Problem as problem:
+        shown = user if isinstance(user, int | str) else None
+        return UserAnswer(shown, problem=problem.document)
+
+
+def _list_parameters(asked: BatchRequest | ScoreRequest, live: LiveGeneration, max_k: int) -> ListParameters:
+    exclude = frozenset(read_ids(asked.exclude, live.artifact.schema.item_id_type, "item"))
+    return ListParameters(read_k(asked.k, max_k), exclude, read_fields(asked.fields))

@@ -1,0 +1,80 @@
+"""Request bodies as typed documents, read within limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import msgspec
+
+from serving_lookup.parameters import DEFAULT_K, MAX_EXCLUDED
+from serving_lookup.problems import Problem, bad_request
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+JsonId = int | str
+Value = float | int | bool | str | None
+Body = TypeVar("Body")
+
+
+class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Lists of many users in one round trip to the store.
+
+    An entry of ``users`` that is no id is answered by a problem of its own.
+    """
+
+    users: list[Any]
+    k: int = DEFAULT_K
+    exclude: Annotated[list[JsonId], msgspec.Meta(max_length=MAX_EXCLUDED)] = []
+    fields: list[str] = []
+
+
+class AffinityValues(msgspec.Struct, forbid_unknown_fields=True):
+    """Features of a user per value of one group column: lists as long as ``keys``; null is missing."""
+
+    keys: list[str]
+    features: dict[str, list[Value]]
+
+
+class PairValues(msgspec.Struct, forbid_unknown_fields=True):
+    """Features of a user per item: lists as long as ``item_ids``; null is missing."""
+
+    item_ids: list[JsonId]
+    features: dict[str, list[Value]]
+
+
+class ScoreRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Features of a user whom nobody has seen; what is left out is missing."""
+
+    user: dict[str, Value] = {}
+    affinity: dict[str, AffinityValues] = {}
+    pairs: PairValues | None = None
+    k: int = DEFAULT_K
+    exclude: Annotated[list[JsonId], msgspec.Meta(max_length=MAX_EXCLUDED)] = []
+    fields: list[str] = []
+
+
+async def read_body(request: Request, kind: type[Body], limit: int) -> Body:
+    """The body as a document of a kind.
+
+    Raises:
+        Problem: 413 if it is longer than ``limit`` bytes, 415 if it is not JSON by its type, 400 if it is not JSON,
+            422 if it is JSON of another shape.
+    """
+    content_type = request.headers.get("content-type", "application/json").split(";", 1)[0].strip().lower()
+    if content_type != "application/json":
+        raise Problem(415, "media-type", f"The body must be application/json, not {content_type[:80]!r}.")
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise Problem(
+                413, "body-too-large", f"The body has more than {limit} bytes; lookup.max_body_bytes sets it."
+            )
+        chunks.append(chunk)
+    try:
+        return msgspec.json.decode(b"".join(chunks), type=kind)
+    except msgspec.ValidationError as error:
+        raise Problem(422, "body", f"The body does not fit: {error}.") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise bad_request("json", "The body is not JSON", got=error) from None

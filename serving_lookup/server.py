@@ -1,0 +1,97 @@
+"""Runs the application in Granian's worker processes until it is told to stop."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from granian.server import Server
+
+from features.errors import SettingsError
+from serving_lookup.app import LookupApplication
+from serving_lookup.metrics import SharedCounters
+from serving_lookup.store import StoreAddress
+
+if TYPE_CHECKING:
+    from materialize.settings import Settings
+
+log = structlog.get_logger()
+
+BACKLOG = 2048
+HEADER_READ_MS = 10_000
+"""A client that takes longer to send its headers is cut off."""
+
+MAX_BUFFER_BYTES = 256 * 1024
+"""Limit on request line and headers together."""
+
+STOP_SECONDS = 10
+
+
+def serve(settings: Settings) -> None:
+    """Answer look-ups over HTTP until SIGINT or SIGTERM.
+
+    The store may be down: the service starts, says so at ``/health/ready``, and recovers by itself.
+    Call it from a process that has not run numba's parallel kernels: workers are forked.
+
+    Raises:
+        SettingsError: If the address cannot be listened on, or ``store.url`` cannot be read.
+    """
+    lookup = settings.lookup
+    StoreAddress.parse(settings.store.url.get_secret_value())
+    host, port = _listening_address(lookup.host, lookup.port)
+    # Workers share the machine's cores, so each scores with the threads it was given and no more.
+    os.environ["NUMBA_NUM_THREADS"] = str(lookup.threads)
+    counters = SharedCounters(rows=4 * lookup.workers + 16)
+    server = Server(
+        "serving_lookup.app:LookupApplication",
+        address=host,
+        port=port,
+        interface=Interfaces.ASGI,
+        loop=Loops.uvloop,
+        workers=lookup.workers,
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_READ_MS, max_buffer_size=MAX_BUFFER_BYTES),
+        websockets=False,
+        backlog=BACKLOG,
+        log_level=LogLevels.warning,
+        respawn_failed_workers=True,
+        workers_kill_timeout=STOP_SECONDS,
+    )
+    log.info("listening", address=f"http://{host}:{port}", workers=lookup.workers)
+    server.serve(target_loader=partial(LookupApplication, settings, counters), wrap_loader=False)
+
+
+def _listening_address(host: str, port: int) -> tuple[str, int]:
+    """The address in numbers, tried, because a worker that cannot listen would only end without a word.
+
+    A port of 0 becomes one that is free.
+
+    Raises:
+        SettingsError: If it cannot be listened on.
+    """
+    try:
+        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise SettingsError(
+            "lookup.host is no address of this machine", expected="such as 127.0.0.1 or 0.0.0.0", got=host
+        ) from error
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(where)
+            probe.listen(1)
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            raise SettingsError(
+                f"port {port} of {host} is in use" if taken else f"cannot listen on {host} port {port}",
+                got=os.strerror(error.errno or 0),
+                fix="choose another with lookup.port, PRESCORE_LOOKUP__PORT or --port, or end what listens there",
+            ) from error
+        return str(where[0]), int(probe.getsockname()[1])

@@ -1,0 +1,85 @@
+"""The parts of one worker put together, started and closed in order."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from serving_lookup.activation import Activation
+from serving_lookup.answers import Readiness
+from serving_lookup.fallback import Fallback
+from serving_lookup.lookup import Lookup
+from serving_lookup.store import Store, StoreAddress
+
+if TYPE_CHECKING:
+    from materialize.settings import Settings
+    from serving_lookup.metrics import WorkerMetrics
+
+FIRST_READ_SECONDS = 1.0
+"""How long a worker that starts waits for the store before it serves without it."""
+
+
+@dataclass(frozen=True)
+class LookupService:
+    """One worker's store connection, live generation, fallback and counters."""
+
+    settings: Settings
+    store: Store
+    activation: Activation
+    fallback: Fallback
+    lookup: Lookup
+    metrics: WorkerMetrics
+
+    @classmethod
+    async def start(cls, settings: Settings, metrics: WorkerMetrics) -> LookupService:
+        """Connect and activate what is live; a store that is down is waited for a moment only.
+
+        Raises:
+            SettingsError: If ``store.url`` cannot be read.
+        """
+        deadline = settings.lookup.deadline_ms / 1000
+        timeout = min(settings.store.timeout_seconds, deadline)
+        store = Store(StoreAddress.parse(settings.store.url.get_secret_value()), timeout=timeout)
+        fallback = Fallback(store, metrics, settings.lookup)
+        activation = Activation(store, settings.project, settings.model, metrics, fallback.warm)
+        lookup = Lookup(store, activation, fallback, metrics, settings.lookup)
+        store.start()
+        if await store.wait_connected(FIRST_READ_SECONDS):
+            await activation.refresh()
+        activation.start()
+        return cls(settings, store, activation, fallback, lookup, metrics)
+
+    async def close(self) -> None:
+        """Stop everything that was started."""
+        await self.activation.close()
+        await self.fallback.close()
+        await self.store.close()
+
+    def readiness(self) -> Readiness:
+        """Whether look-ups can be answered."""
+        troubles = [text for text in (self.store.trouble, self.activation.trouble) if text]
+        live = self.activation.live
+        serving = live.pointer.generation if live is not None else None
+        return Readiness(
+            ready=serving is not None and not self.store.trouble, serving=serving, trouble=troubles
+        )
+
+    def gauges(self) -> dict[str, tuple[str, float]]:
+        """State of this worker for ``/metrics``: (help, value) by name."""
+        live = self.activation.live
+        gauges = {
+            "prescore_store_connected": (
+                "Whether this worker reaches the store.",
+                float(not self.store.trouble),
+            ),
+            "prescore_store_waiting": ("Commands of this worker without a reply.", float(self.store.waiting)),
+            "prescore_scorings_under_way": (
+                "Users that this worker scores now.",
+                float(self.fallback.under_way),
+            ),
+        }
+        if live is not None:
+            age = max(time.time() - live.published, 0.0)
+            gauges["prescore_generation_age_seconds"] = ("Since the live generation was published.", age)
+        return gauges
