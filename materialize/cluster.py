@@ -20,8 +20,10 @@ import logging
 import os
 import re
 import signal
+import sys
 from contextlib import ExitStack, contextmanager
 from ctypes import CDLL, byref, c_int
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dask.system import CPU_COUNT
@@ -48,7 +50,7 @@ _ADDRESS = re.compile(r"^(tcp|tls|ucx|ws|wss)://[^/\s]+:\d+$")
 def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
     """A client of the cluster that ``settings`` name; the cluster goes when the block ends, if it was started here.
 
-    Nothing is printed by Dask, in the workers neither, and an interrupt reaches this process alone.
+    Nothing is printed, in local workers neither, and an interrupt reaches this process alone.
 
     Raises:
         SettingsError: If the kind, or the memory limit, cannot be understood, or its package is missing.
@@ -64,7 +66,7 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
             stack.callback(cluster.close, timeout=10)
             client = Client(cluster)
             stack.callback(client.close)
-            client.register_plugin(_IgnoreInterrupt())
+            client.register_plugin(_InBackground())
         yield client
 
 
@@ -74,13 +76,22 @@ def device(client: Client) -> Literal["cpu", "cuda"]:
     return "cuda" if answers and all(answers.values()) else "cpu"
 
 
-class _IgnoreInterrupt(WorkerPlugin):
-    """Ctrl-C goes to the whole process group; the parent alone decides what it means."""
+class _InBackground(WorkerPlugin):
+    """Keeps a local worker from the terminal: it neither prints nor is interrupted.
+
+    XGBoost's collective prints its ranks whatever its verbosity; errors come back as exceptions. Ctrl-C
+    goes to the whole process group, but the parent alone decides what it means.
+    """
 
     def setup(self, worker: object) -> None:
         """Called in the worker's main thread."""
         del worker
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with Path(os.devnull).open("wb") as nowhere:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            for descriptor in (1, 2):
+                os.dup2(nowhere.fileno(), descriptor)
 
 
 def _resolve(kind: str) -> str:

@@ -93,11 +93,13 @@ def test_a_console_script_opens_it_and_prints_nothing_else(tmp_path: Path) -> No
     script.write_text(
         textwrap.dedent(
             """
+            import os
             import sys
             from materialize.cluster import open_cluster
             from materialize.settings import ClusterSettings
             def main():
                 with open_cluster(ClusterSettings(kind="local", workers=1)) as client:
+                    client.submit(os.system, 'echo noise; echo noise >&2').result()
                     print(client.submit(sum, [1, 2]).result())
             if __name__ == "__main__":
                 sys.exit(main())
