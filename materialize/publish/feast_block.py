@@ -257,13 +257,19 @@ def _cast(values: pa.Array | pa.ChunkedArray, kind: Kind) -> pa.Array:
         return _one_array(values if values.type == target else pc.cast(values, target))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise SchemaMismatchError(
-            "a column is not what its feature is declared to be", expected=kind.name, got=f"{values.type}: {error}"
+            "a column is not what its feature is declared to be",
+            expected=kind.name,
+            got=f"{values.type}: {error}",
         ) from error
 
 
 def _one_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
-        return values.chunk(0) if values.num_chunks == 1 else pa.concat_arrays(values.chunks or [pa.array([], values.type)])
+        return (
+            values.chunk(0)
+            if values.num_chunks == 1
+            else pa.concat_arrays(values.chunks or [pa.array([], values.type)])
+        )
     return values
 
 

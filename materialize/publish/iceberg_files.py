@@ -33,7 +33,9 @@ def local_path(location: str) -> Path:
 def forget_history(table: Table) -> Table:
     """Expire every snapshot but the current one; the table as it is then."""
     current = table.current_snapshot()
-    old = [s.snapshot_id for s in table.snapshots() if current is None or s.snapshot_id != current.snapshot_id]
+    old = [
+        s.snapshot_id for s in table.snapshots() if current is None or s.snapshot_id != current.snapshot_id
+    ]
     if old:
         table.maintenance.expire_snapshots().by_ids(old).commit()
     return table.refresh()

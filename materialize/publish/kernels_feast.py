@@ -11,7 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit, uint64
+from numba import njit, types, uint64
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,10 +43,28 @@ def _put_varint(out, p, number):  # type: ignore[no-untyped-def]
     return p + 1
 
 
+@intrinsic
+def _copy_memory(_context, out, p, data, begin, length):  # type: ignore[no-untyped-def]
+    # A loop over bytes is not vectorized, because of NumPy's negative indices; this is C's memcpy.
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        out_type, _, data_type, _, _ = signature.args
+        target = context.make_array(out_type)(context, builder, arguments[0])
+        source = context.make_array(data_type)(context, builder, arguments[2])
+        cgutils.raw_memcpy(
+            builder,
+            builder.gep(target.data, [arguments[1]]),
+            builder.gep(source.data, [arguments[3]]),
+            arguments[4],
+            1,
+        )
+        return context.get_dummy_value()
+
+    return types.void(out, types.int64, data, types.int64, types.int64), generate
+
+
 @njit(cache=True, nogil=True, inline="always")
 def _put_bytes(out, p, data, begin, end):  # type: ignore[no-untyped-def]
-    for j in range(end - begin):
-        out[p + j] = data[begin + j]
+    _copy_memory(out, p, data, begin, end - begin)
     return p + end - begin
 
 

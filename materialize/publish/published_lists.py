@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def lists_table(
-    user_ids: pa.Array, item_ids: pa.Array, scores: NDArray[np.float32], counts: NDArray[np.integer], generation: str
+    user_ids: pa.Array,
+    item_ids: pa.Array,
+    scores: NDArray[np.float32],
+    counts: NDArray[np.integer],
+    generation: str,
 ) -> pa.Table:
     """Lists of n users, without a copy of what is given.
 
@@ -78,7 +82,9 @@ def lists_of_rows(rows: pa.Table, generation: str) -> pa.Table:
     counts = np.diff(np.append(starts, rows.num_rows))
     user_ids = _contiguous(rows[USER_ID])
     if rows.num_rows and (not len(starts) or starts[0] != 0):
-        raise SchemaMismatchError("a scored block does not begin with a rank 1", expected="rows by (user_id, rank)")
+        raise SchemaMismatchError(
+            "a scored block does not begin with a rank 1", expected="rows by (user_id, rank)"
+        )
     return lists_table(
         user_ids.take(pa.array(starts)),
         _contiguous(rows[ITEM_ID]),

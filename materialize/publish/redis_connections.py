@@ -105,7 +105,9 @@ def _several(scheme: str, rest: str, port: int) -> tuple[list[tuple[str, int]], 
             raise ValueError(f"no host in {host!r}")
         nodes.append((parts.hostname, parts.port or port))
     service, _, query = tail.partition("?")
-    options: dict[str, Any] = dict(parse_url(f"{scheme}://{credentials + '@' if credentials else ''}host?{query}"))
+    options: dict[str, Any] = dict(
+        parse_url(f"{scheme}://{credentials + '@' if credentials else ''}host?{query}")
+    )
     for name in ("host", "port", "db", "connection_class"):
         options.pop(name, None)
     return nodes, unquote(service), options
@@ -123,17 +125,33 @@ def explained(url: str) -> Iterator[None]:
 _CAUSES: tuple[tuple[str, str, str], ...] = (
     # What the server says, what that means, what to do.
     ("OOM", "is out of memory", "raise maxmemory, or publish fewer users or a smaller k"),
-    ("READONLY", "is a read-only replica", "give the primary's address, or use redis+sentinel:// to follow it"),
+    (
+        "READONLY",
+        "is a read-only replica",
+        "give the primary's address, or use redis+sentinel:// to follow it",
+    ),
     ("NOAUTH", "wants a password", "put user and password into [store] url"),
     ("WRONGPASS", "refused user or password", "check user and password in [store] url"),
     ("invalid username-password", "refused user or password", "check user and password in [store] url"),
     ("invalid password", "refused user or password", "check user and password in [store] url"),
-    ("NOPERM", "forbids a command to this user", "allow hset, hdel, hget, hmget, scan, get, set, eval on its keys"),
-    ("no permissions", "forbids a command to this user", "allow hset, hdel, hget, hmget, scan, get, set, eval on its keys"),
+    (
+        "NOPERM",
+        "forbids a command to this user",
+        "allow hset, hdel, hget, hmget, scan, get, set, eval on its keys",
+    ),
+    (
+        "no permissions",
+        "forbids a command to this user",
+        "allow hset, hdel, hget, hmget, scan, get, set, eval on its keys",
+    ),
     ("MISCONF", "cannot save to its disk and stops writes", "free its disk, or turn its snapshots off"),
     ("CLUSTERDOWN", "is a cluster that is down", "bring its missing primaries back"),
     ("LOADING", "is still loading its data", "wait until it has started"),
-    ("No master found", "has no primary that the sentinels know", "check the service's name and the sentinels"),
+    (
+        "No master found",
+        "has no primary that the sentinels know",
+        "check the service's name and the sentinels",
+    ),
     ("refused", "refused the connection", "start it, or correct [store] url"),
     ("Name or service not known", "has an unknown host name", "correct [store] url"),
     ("CERTIFICATE", "has a certificate that is not trusted", "add ?ssl_ca_certs=FILE to [store] url"),

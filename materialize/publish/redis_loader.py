@@ -24,7 +24,14 @@ from materialize.publish.feast_format import encode_timestamp, encode_value, fie
 from materialize.publish.redis_connections import refusal, store_error
 from materialize.publish.redis_routes import Routes
 from materialize.publish.resp_commands import commands, hset_commands
-from materialize.publish.resp_stream import Batch, ConnectionLostError, CountedReplies, Lane, ReadReplies, stream
+from materialize.publish.resp_stream import (
+    Batch,
+    ConnectionLostError,
+    CountedReplies,
+    Lane,
+    ReadReplies,
+    stream,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -131,7 +138,11 @@ class RedisLoader:
         return self._write(len(keys), keys, encode)
 
     def remove_view(
-        self, view: str, ids: pa.Array | pa.ChunkedArray, features: Sequence[str] = SLOT_FEATURES, entity: str = USER_ID
+        self,
+        view: str,
+        ids: pa.Array | pa.ChunkedArray,
+        features: Sequence[str] = SLOT_FEATURES,
+        entity: str = USER_ID,
     ) -> LoadResult:
         """Remove a view's fields of some users; other views of the users stay.
 
@@ -266,7 +277,9 @@ class RedisLoader:
         for address, rows in list(asked.items()):
             numbers = np.array(rows, np.int64)
             pairs = b"".join(_ASKING + encode(numbers[i : i + 1])[0] for i in range(len(numbers)))
-            batch = Batch(np.repeat(numbers, 2), Rows(np.array([0, len(pairs)]), np.frombuffer(pairs, np.uint8)))
+            batch = Batch(
+                np.repeat(numbers, 2), Rows(np.array([0, len(pairs)]), np.frombuffer(pairs, np.uint8))
+            )
             batches = iter([batch])
             lane = Lane(address, self._routes.redirected(address), replies())
             stream([lane], lambda _, batches=batches: next(batches, None), self._timeout)

@@ -79,7 +79,9 @@ def write_block_file(path: Path, generation: str, rows: pa.Table) -> BlockFile:
         StorageError: If the disk is full or cannot be written; nothing is left of the file.
     """
     if missing := [name for name in _COLUMNS if name not in rows.column_names]:
-        raise SchemaMismatchError("a scored block lacks columns", expected=", ".join(_COLUMNS), got=f"no {missing}")
+        raise SchemaMismatchError(
+            "a scored block lacks columns", expected=", ".join(_COLUMNS), got=f"no {missing}"
+        )
     constant = pa.repeat(pa.scalar(generation, pa.string()), rows.num_rows)
     table = rows.select(_COLUMNS).add_column(0, "generation", constant)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -93,7 +95,9 @@ def write_block_file(path: Path, generation: str, rows: pa.Table) -> BlockFile:
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise StorageError(
-            f"the scored block {path.name} cannot be written", got=str(error), fix="free space on the warehouse's disk"
+            f"the scored block {path.name} cannot be written",
+            got=str(error),
+            fix="free space on the warehouse's disk",
         ) from error
     return BlockFile(path, rows.num_rows, digest)
 
@@ -148,7 +152,9 @@ class ScoredTables:
         try:
             return self._catalog.load_table((NAMESPACE, name))
         except NoSuchTableError as error:
-            raise NotFoundError(f"there is no table {name!r} yet", fix="publish a generation first") from error
+            raise NotFoundError(
+                f"there is no table {name!r} yet", fix="publish a generation first"
+            ) from error
 
     def names(self) -> list[str]:
         """The tables that exist, sorted."""
