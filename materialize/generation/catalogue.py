@@ -69,6 +69,15 @@ class Catalogue:
         """
         return acquire_fence(self._database, model, owner)
 
+    def check_fence(self, fence: Fence) -> None:
+        """See that the fence is still held.
+
+        Raises:
+            ConflictError: If another publisher has taken it; names it.
+        """
+        with self._database.read() as connection:
+            check_fence(connection, fence)
+
     def renew_fence(self, fence: Fence) -> None:
         """Extend the lease.
 
@@ -124,13 +133,7 @@ class Catalogue:
     # --- generations
 
     def begin_generation(self, fence: Fence, generation: Generation) -> Generation:
-        """Create a generation in state ``building``, or take up the one of that id; claim the inactive slot.
-
-        Whatever held that slot no longer does. Where the slot was lost or changed meanwhile, the
-        generation's blocks count as not loaded.
-
-        Returns:
-            The generation with its slot.
+        """Create a generation in state ``building``, or take up the unfinished or rejected one of that id.
 
         Raises:
             ConflictError: If the fence was lost.
@@ -139,29 +142,23 @@ class Catalogue:
         with self._database.write() as connection:
             check_fence(connection, fence)
             known = _one(connection, generation.id)
-            if known is not None and known.state in {"live", "retired"}:
-                raise CallerError(f"generation {generation.id} is {known.state}: it is complete already")
-            live = connection.execute(
-                sa.select(GENERATIONS.c.slot).where(
-                    GENERATIONS.c.model == generation.model, GENERATIONS.c.state == "live"
-                )
-            ).scalar_one_or_none()
-            slot: Slot = "b" if live == "a" else "a"
-            _claim_slot(connection, generation.model, generation.id, slot)
             if known is None:
                 known = dataclasses.replace(
-                    generation, state="building", slot=slot, fence=fence.token, created_at=datetime.now(UTC)
+                    generation, state="building", slot=None, fence=fence.token, created_at=datetime.now(UTC)
                 )
                 connection.execute(sa.insert(GENERATIONS).values(_values(known)))
                 return known
-            if known.slot != slot:
-                _unload_blocks(connection, known.id)
-            changes = {"slot": slot, "fence": fence.token, "state": "building", "reason": ""}
+            if known.state != "building":
+                _check_transition(known, "building")
+            changes = {"fence": fence.token, "state": "building", "reason": ""}
             connection.execute(sa.update(GENERATIONS).where(GENERATIONS.c.id == known.id).values(changes))
-            return dataclasses.replace(known, slot=slot, fence=fence.token, state="building", reason="")
+            return _existing(connection, known.id)
 
-    def reclaim_slot(self, fence: Fence, generation_id: str) -> Generation:
-        """Claim the inactive slot for a retired or validated generation that is to be loaded again.
+    def claim_slot(self, fence: Fence, generation_id: str) -> Generation:
+        """Give a generation the slot that is not served; whatever held that slot no longer does.
+
+        Where the generation did not hold that slot already, its blocks count as not loaded. The live
+        generation keeps its own slot.
 
         Raises:
             ConflictError: If the fence was lost.
@@ -170,18 +167,20 @@ class Catalogue:
         with self._database.write() as connection:
             check_fence(connection, fence)
             known = _existing(connection, generation_id)
+            live = connection.execute(
+                sa.select(GENERATIONS.c.slot).where(
+                    GENERATIONS.c.model == known.model, GENERATIONS.c.state == "live"
+                )
+            ).scalar_one_or_none()
             if known.state == "live":
-                slot: Slot = known.slot or "a"
-            else:
-                live = connection.execute(
-                    sa.select(GENERATIONS.c.slot).where(
-                        GENERATIONS.c.model == known.model, GENERATIONS.c.state == "live"
-                    )
-                ).scalar_one_or_none()
-                slot = "b" if live == "a" else "a"
-            _claim_slot(connection, known.model, known.id, slot)
-            _unload_blocks(connection, known.id)
+                return known
+            slot: Slot = "b" if live == "a" else "a"
+            if known.slot == slot:
+                return known
+            others = (GENERATIONS.c.model == known.model) & (GENERATIONS.c.slot == slot)
+            connection.execute(sa.update(GENERATIONS).where(others).values(slot=None))
             connection.execute(sa.update(GENERATIONS).where(GENERATIONS.c.id == known.id).values(slot=slot))
+            _unload_blocks(connection, known.id)
             return dataclasses.replace(known, slot=slot)
 
     def generation(self, generation_id: str) -> Generation:
@@ -207,6 +206,12 @@ class Catalogue:
         )
         with self._database.read() as connection:
             return [_record(Generation, row) for row in connection.execute(query)]
+
+    def unfinished(self) -> list[str]:
+        """Ids of all generations, of any model, whose files may not be committed yet."""
+        query = sa.select(GENERATIONS.c.id).where(GENERATIONS.c.state.in_(["building", "rejected"]))
+        with self._database.read() as connection:
+            return list(connection.execute(query.order_by(GENERATIONS.c.id)).scalars())
 
     def live_generation(self, model: str) -> Generation | None:
         """The one that is served, or ``None`` before the first publication."""
@@ -403,13 +408,6 @@ def _check_transition(generation: Generation, state: State) -> None:
             f"generation {generation.id} is {generation.state}{because} and cannot become {state}",
             expected="one that is " + " or ".join(s for s, to in LEGAL_TRANSITIONS.items() if state in to),
         )
-
-
-def _claim_slot(connection: sa.Connection, model: str, generation_id: str, slot: Slot) -> None:
-    others = (
-        (GENERATIONS.c.model == model) & (GENERATIONS.c.slot == slot) & (GENERATIONS.c.id != generation_id)
-    )
-    connection.execute(sa.update(GENERATIONS).where(others).values(slot=None))
 
 
 def _unload_blocks(connection: sa.Connection, generation_id: str) -> None:

@@ -99,7 +99,6 @@ class Block:
         rows: Rows of the file.
         sha256: Of the file.
         accepted: Users' rows that the store accepted into the slot; ``None``: not loaded yet, or overwritten.
-        profile: What the gates need to know of its scores (:class:`materialize.generation.profile.ScoreProfile`).
     """
 
     generation: str
@@ -109,7 +108,6 @@ class Block:
     rows: int
     sha256: str
     accepted: int | None = None
-    profile: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,6 @@ BLOCKS = Table(
     Column("rows", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("accepted", BigInteger, nullable=True),
-    Column("profile", JSON, nullable=False),
 )
 
 GATE_RESULTS = Table(

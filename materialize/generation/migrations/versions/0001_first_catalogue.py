@@ -65,7 +65,6 @@ def upgrade() -> None:
         sa.Column("rows", sa.BigInteger, nullable=False),
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("accepted", sa.BigInteger, nullable=True),
-        sa.Column("profile", sa.JSON, nullable=False),
     )
     op.create_table(
         "prescore_gate_results",

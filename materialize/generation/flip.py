@@ -1,0 +1,232 @@
+"""Makes a generation live: the catalogue first, then the store's pointer, then Feast's feature service.
+
+The catalogue is the truth. A crash after its row leaves a flip that is not complete; the next command
+of any kind finishes it (:func:`finish_interrupted_flip`), as often as it takes: every step can be done
+again. The pointer carries the fencing token and never gives way to a smaller one, so a publisher that
+was thought dead cannot undo a newer flip.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from features.errors import CallerError, ConflictError, NotFoundError, PrescoreError, StorageError
+from features.feast_repo import point_service_at
+from materialize.generation.artifact import artifact_folder, has_artifact
+from materialize.generation.joined_tables import replace_catalogue_tables
+from materialize.generation.records import GateResult
+from materialize.generation.slot import clear_others, load_generation, open_loader, slot_holds
+from materialize.progress import stage
+from materialize.publish.live_pointer import LivePointer, pointer_key
+from materialize.publish.redis_connections import explained, open_store
+
+if TYPE_CHECKING:
+    from materialize.generation.catalogue import Catalogue
+    from materialize.generation.records import Fence, Flip, Generation
+    from materialize.progress import Progress
+    from materialize.publish.redis_loader import RedisLoader
+    from materialize.settings import Settings
+
+# One round trip, atomic in the server: a pointer with a greater fencing token stays.
+_SET_POINTER = """
+local found = redis.call('GET', KEYS[1])
+if found and tonumber(cjson.decode(found)['fence']) > tonumber(ARGV[2]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1])
+return 1
+"""
+
+_log = structlog.get_logger()
+
+
+def flip(
+    settings: Settings,
+    catalogue: Catalogue,
+    fence: Fence,
+    generation_id: str,
+    *,
+    reason: str,
+    rejects_previous: bool = False,
+) -> Generation:
+    """Make a validated or retired generation, whose slot holds it, the one that is served.
+
+    Raises:
+        ConflictError: If the fence was lost; the newer publisher's choice stands.
+        CallerError: If the generation cannot go live.
+        StoreError: If the store cannot be reached; the next command finishes the flip.
+    """
+    flipped = catalogue.begin_flip(fence, generation_id, reason=reason, rejects_previous=rejects_previous)
+    _follow(settings, catalogue, flipped)
+    _log.info("generation is live", generation=generation_id, previous=flipped.previous, reason=reason)
+    return catalogue.generation(generation_id)
+
+
+def finish_interrupted_flip(settings: Settings, catalogue: Catalogue) -> Flip | None:
+    """Make the store and Feast follow the catalogue, where a crash has kept them from it.
+
+    Returns:
+        The flip that was finished, or ``None``.
+
+    Raises:
+        StoreError: If the store cannot be reached.
+    """
+    newest = next(iter(catalogue.flips(settings.model)), None)
+    if newest is None or newest.completed_at is not None:
+        return None
+    _log.warning("finishing an interrupted flip", generation=newest.generation)
+    _follow(settings, catalogue, newest)
+    return newest
+
+
+def activate(settings: Settings, catalogue: Catalogue, generation_id: str, progress: Progress) -> Generation:
+    """Make a complete generation live by hand; one that its slot no longer holds is loaded again first.
+
+    The live generation itself may be named: that mends a store that has lost its rows.
+
+    Raises:
+        NotFoundError: If there is no such generation.
+        CallerError: If it is rejected or incomplete.
+        ConflictError: If another publisher holds the fence.
+        StoreError, StorageError: If the store or the scored files cannot be used.
+    """
+    with catalogue.hold_fence(settings.model, f"activate {generation_id}") as fence:
+        finish_interrupted_flip(settings, catalogue)
+        target = catalogue.generation(generation_id)
+        if target.state not in {"validated", "retired", "live"}:
+            raise CallerError(
+                f"generation {target.id} is {target.state}"
+                + (f" ({target.reason})" if target.reason else ""),
+                expected="one that is validated or retired",
+                fix="see 'prescore generations list'",
+            )
+        return ensure_served(settings, catalogue, fence, target, progress, reason="activated by hand")
+
+
+def rollback(settings: Settings, catalogue: Catalogue, progress: Progress, *, reason: str = "") -> Generation:
+    """Leave the live generation for the one that was live before it.
+
+    The one that is left counts as bad: it becomes ``rejected``, a second rollback goes further back
+    instead of returning to it, and a repeated run of the same inputs does not bring it back unless its
+    gate ``rolled_back`` is overridden.
+
+    Raises:
+        NotFoundError: If nothing is live, or there is no earlier generation that is complete.
+        ConflictError: If another publisher holds the fence.
+        StoreError, StorageError: If the store or the scored files cannot be used.
+    """
+    with catalogue.hold_fence(settings.model, "rollback") as fence:
+        finish_interrupted_flip(settings, catalogue)
+        live = catalogue.live_generation(settings.model)
+        if live is None:
+            raise NotFoundError(
+                f"no generation of {settings.model!r} is live", fix="publish one: 'prescore run'"
+            )
+        target = _earlier(settings, catalogue)
+        said = f"rolled back: {reason}" if reason else "rolled back"
+        verdict = GateResult(
+            gate="rolled_back", measured=1.0, allowed="at most 0", verdict="failed", reason=said
+        )
+        catalogue.record_gates(fence, live.id, [verdict])
+        return ensure_served(settings, catalogue, fence, target, progress, reason=said, rejects_previous=True)
+
+
+def _earlier(settings: Settings, catalogue: Catalogue) -> Generation:
+    states = {g.id: g for g in catalogue.generations(settings.model)}
+    for flipped in catalogue.flips(settings.model):
+        found = states.get(flipped.generation)
+        # Those that were left for being bad are rejected, those that never were complete were never flipped to.
+        if found is not None and found.state == "retired":
+            return found
+    raise NotFoundError(
+        "there is no earlier generation to roll back to",
+        expected="a retired generation that is still kept",
+        fix="see 'prescore generations list'; [retention] generations says how many are kept",
+    )
+
+
+def ensure_served(
+    settings: Settings,
+    catalogue: Catalogue,
+    fence: Fence,
+    target: Generation,
+    progress: Progress,
+    *,
+    reason: str,
+    rejects_previous: bool = False,
+) -> Generation:
+    """Make a validated, retired or live generation the one that is served, whatever the store has lost.
+
+    Where its slot does not hold it, it is loaded again from the scored files first.
+
+    Raises:
+        ConflictError: If the fence was lost.
+        StoreError, StorageError: If the store, the scored files or the look-up artifact cannot be used.
+    """
+    if not has_artifact(settings, target.id):
+        raise StorageError(
+            f"generation {target.id} has lost its look-up artifact",
+            expected=f"a folder {artifact_folder(settings, target.id)}",
+            fix="activate another generation, or publish a new one",
+        )
+    with closing(open_loader(settings.store, settings.project)) as loader:
+        if not slot_holds(loader, target, catalogue.blocks(target.id)):
+            _log.warning("the slot does not hold the generation; loading it again", generation=target.id)
+            target = catalogue.claim_slot(fence, target.id)
+            load_again(catalogue, fence, target, loader, progress)
+    if target.state == "live":
+        _follow(settings, catalogue, catalogue.flips(settings.model)[0])
+        return target
+    served = flip(settings, catalogue, fence, target.id, reason=reason, rejects_previous=rejects_previous)
+    try:
+        replace_catalogue_tables(settings, catalogue)
+    except (PrescoreError, SQLAlchemyError, OSError) as error:
+        # What is served is right; a table for analysts must not make an undo in an emergency look failed.
+        _log.warning("the SQL tables of models and generations are out of date", error=str(error))
+    return served
+
+
+def load_again(
+    catalogue: Catalogue, fence: Fence, generation: Generation, loader: RedisLoader, progress: Progress
+) -> None:
+    """Load every block of a generation into its slot from the scored files, and clear the slot of others.
+
+    Raises:
+        ConflictError: If the fence was lost.
+        StoreError, StorageError: If the store or the scored files cannot be used.
+    """
+    catalogue.unload_blocks(fence, generation.id)
+    blocks = catalogue.blocks(generation.id)
+    with stage(progress, f"load {generation.id} again", len(blocks)) as running:
+        running.rows = load_generation(catalogue, fence, generation, loader, progress)
+        clear_others(loader, generation, blocks)
+
+
+def _follow(settings: Settings, catalogue: Catalogue, flipped: Flip) -> None:
+    """Pointer, then Feast, then the note that both are done."""
+    target = catalogue.generation(flipped.generation)
+    if target.slot is None:
+        raise ConflictError(f"generation {target.id} was overtaken by another publication", fix="run again")
+    published = flipped.flipped_at.isoformat()
+    pointer = LivePointer(
+        generation=target.id,
+        slot=target.slot,
+        model=target.model,
+        model_id=target.model_id,
+        feature_cutoff=target.feature_cutoff.isoformat(),
+        published_at=published,
+        artifact=str(artifact_folder(settings, target.id)),
+        fence=flipped.fence,
+    )
+    url = settings.store.url.get_secret_value()
+    key = pointer_key(settings.project, target.model)
+    with explained(url), closing(open_store(url, settings.store.timeout_seconds)) as store:
+        if not store.eval(_SET_POINTER, 1, key, pointer.encode(), str(flipped.fence)):
+            raise ConflictError(
+                f"a newer publisher has already replaced the pointer of {target.model!r}",
+                fix="nothing to do: its generation is served",
+            )
+    point_service_at(settings, pointer.view)
+    catalogue.complete_flip(flipped)

@@ -1,0 +1,36 @@
+"""Reads from a model's metrics what the offline gate compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+METRIC = "ndcg@10"
+
+
+@dataclass(frozen=True)
+class OfflineMetrics:
+    """NDCG@10 on a later window, full ranking.
+
+    Attributes:
+        model: Of the model; ``None``: it was not evaluated.
+        baselines: By name of the baseline, measured in the same run.
+    """
+
+    model: float | None
+    baselines: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_offline_metrics(metrics: Mapping[str, Any]) -> OfflineMetrics:
+    """Find them in ``metrics.json``: ``{"methods": {"model": {"ndcg@10": …}, "<baseline>": {…}}}``."""
+    methods = metrics.get("methods", {})
+    values = {
+        name: float(measured[METRIC])
+        for name, measured in methods.items()
+        if isinstance(measured, dict) and isinstance(measured.get(METRIC), int | float)
+    }
+    model = values.pop("model", None)
+    return OfflineMetrics(model, values)
