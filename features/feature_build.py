@@ -137,6 +137,16 @@ class FeatureBuild:
         return cutoff_time(self.manifest.cutoff)
 
     @property
+    def cutoff_name(self) -> str:
+        """Name of the cut-off, such as ``20171204T000000Z``."""
+        return self.manifest.cutoff
+
+    @property
+    def tables(self) -> dict[str, FileEntry]:
+        """Rows, size and hash by file name."""
+        return self.manifest.files
+
+    @property
     def fingerprint(self) -> str:
         """Equal fingerprints mean equal bytes."""
         return self.manifest.fingerprint

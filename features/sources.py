@@ -186,10 +186,45 @@ def read_sources(connection: Backend, settings: SourceSections, *, now: datetime
     )
 
 
-def default_cutoff(sources: Sources) -> datetime:
-    """The midnight in UTC that follows the last event."""
-    day = sources.last_event.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return day + timedelta(days=1)
+def default_cutoff(events: Sources | EventsSettings, *, now: datetime | None = None) -> datetime:
+    """The midnight in UTC that follows the last event; where that is yet to come, the last full hour.
+
+    Args:
+        events: The tables, opened; or the settings of the events, whose time column alone is read then.
+        now: The present; events after it are passed over.
+
+    Raises:
+        SourceError: If the events have no time that can be read.
+    """
+    present = now or datetime.now(UTC)
+    last = events.last_event if isinstance(events, Sources) else _last_time(events, present)
+    midnight = last.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    hour = present.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    return min(midnight, hour)
+
+
+def _last_time(own: EventsSettings, now: datetime) -> datetime:
+    connection = ibis.duckdb.connect()
+    try:
+        files = open_table(connection, own.path, "events")
+        table = files.table.select(
+            time=columns.as_time(files, own.time, zone=own.timezone, unit=own.time_unit)
+        )
+        past = table.filter(table.time <= ibis.literal(now.isoformat()).cast(columns.UTC))
+        last = past.time.max().to_pyarrow().as_py()
+    except duckdb.Error as error:
+        raise SourceError(
+            "the events cannot be read", got=str(error).splitlines()[0], fix=f"check {own.path}"
+        ) from error
+    finally:
+        connection.disconnect()
+    if last is None:
+        raise SourceError(
+            f"column {own.time!r} of the events has no readable time up to now",
+            expected="timestamps, or ISO 8601 text",
+            fix="check events.time, events.timezone and events.time_unit",
+        )
+    return last  # type: ignore[no-any-return]
 
 
 def _parse_events(
