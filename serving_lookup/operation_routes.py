@@ -116,7 +116,9 @@ def _description(app: FastAPI) -> dict[str, Any]:
                 (parameter["in"], parameter["name"]): parameter for parameter in route.get("parameters", [])
             }
             route["parameters"] = list(told.values())
-            if "requestBody" not in route:
+            if "requestBody" in route:
+                route["responses"]["422"]["content"].pop("application/json", None)
+            else:
                 route["responses"].pop("422", None)
     description["components"] = {"schemas": components()}
     return description

@@ -1,0 +1,55 @@
+"""A published world and a running service, shared by the tests of the look-up service."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.serving_lookup.published_world import (
+    RunningService,
+    Tables,
+    World,
+    running_store,
+    start_service,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Gives a port that nothing listens on."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return find
+
+
+@pytest.fixture(scope="session", params=["int64", "string"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Generation ``g1`` live in slot a, with either kind of ids. Tests that change it put it back."""
+    with running_store() as server:
+        made = World(server, tmp_path_factory.mktemp("world"), Tables(request.param))
+        made.load_features()
+        made.flip(made.build("g1", "a", 1))
+        yield made
+        made.client.close()
+
+
+@pytest.fixture(scope="session")
+def service(
+    world: World, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[RunningService]:
+    """A server of two workers on that world."""
+    settings = {"workers": 2, "deadline_ms": 2000}
+    running = start_service(tmp_path_factory.mktemp("service"), world.url, free_port(), settings)
+    wait_until(lambda: running.get("/health/ready").status_code == 200)
+    yield running
+    running.stop()
