@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from features.errors import CallerError, NotFoundError
+from materialize.generation.catalogue_rows import (
+    check_transition,
+    existing_generation,
+    find_generation,
+    record_of,
+    unload_blocks,
+    values_of,
+)
 from materialize.generation.database import Database
 from materialize.generation.fence import acquire_fence, check_fence, hold_fence, release_fence, renew_fence
 from materialize.generation.records import (
-    LEGAL_TRANSITIONS,
     Block,
     Fence,
     Flip,
@@ -34,8 +41,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 __all__ = ["Block", "Catalogue", "Fence", "Flip", "GateResult", "Generation", "Model", "Slot", "State"]
-
-Record = TypeVar("Record", Model, Generation, Block, GateResult, Flip)
 
 
 class Catalogue:
@@ -105,9 +110,9 @@ class Catalogue:
         with self._database.write() as connection:
             row = connection.execute(sa.select(MODELS).where(MODELS.c.id == model.id)).one_or_none()
             if row is not None:
-                return _record(Model, row)
+                return record_of(Model, row)
             model = dataclasses.replace(model, created_at=model.created_at or datetime.now(UTC))
-            connection.execute(sa.insert(MODELS).values(_values(model)))
+            connection.execute(sa.insert(MODELS).values(values_of(model)))
             return model
 
     def model(self, model_id: str) -> Model:
@@ -120,7 +125,7 @@ class Catalogue:
             row = connection.execute(sa.select(MODELS).where(MODELS.c.id == model_id)).one_or_none()
         if row is None:
             raise NotFoundError(f"no model {model_id!r} in the catalogue", fix="see 'prescore status'")
-        return _record(Model, row)
+        return record_of(Model, row)
 
     def models(self, name: str) -> list[Model]:
         """All bundles of a name, newest first."""
@@ -128,7 +133,7 @@ class Catalogue:
             sa.select(MODELS).where(MODELS.c.name == name).order_by(MODELS.c.created_at.desc(), MODELS.c.id)
         )
         with self._database.read() as connection:
-            return [_record(Model, row) for row in connection.execute(query)]
+            return [record_of(Model, row) for row in connection.execute(query)]
 
     # --- generations
 
@@ -141,18 +146,18 @@ class Catalogue:
         """
         with self._database.write() as connection:
             check_fence(connection, fence)
-            known = _one(connection, generation.id)
+            known = find_generation(connection, generation.id)
             if known is None:
                 known = dataclasses.replace(
                     generation, state="building", slot=None, fence=fence.token, created_at=datetime.now(UTC)
                 )
-                connection.execute(sa.insert(GENERATIONS).values(_values(known)))
+                connection.execute(sa.insert(GENERATIONS).values(values_of(known)))
                 return known
             if known.state != "building":
-                _check_transition(known, "building")
+                check_transition(known, "building")
             changes = {"fence": fence.token, "state": "building", "reason": ""}
             connection.execute(sa.update(GENERATIONS).where(GENERATIONS.c.id == known.id).values(changes))
-            return _existing(connection, known.id)
+            return existing_generation(connection, known.id)
 
     def claim_slot(self, fence: Fence, generation_id: str) -> Generation:
         """Give a generation the slot that is not served; whatever held that slot no longer does.
@@ -166,7 +171,7 @@ class Catalogue:
         """
         with self._database.write() as connection:
             check_fence(connection, fence)
-            known = _existing(connection, generation_id)
+            known = existing_generation(connection, generation_id)
             live = connection.execute(
                 sa.select(GENERATIONS.c.slot).where(
                     GENERATIONS.c.model == known.model, GENERATIONS.c.state == "live"
@@ -180,7 +185,7 @@ class Catalogue:
             others = (GENERATIONS.c.model == known.model) & (GENERATIONS.c.slot == slot)
             connection.execute(sa.update(GENERATIONS).where(others).values(slot=None))
             connection.execute(sa.update(GENERATIONS).where(GENERATIONS.c.id == known.id).values(slot=slot))
-            _unload_blocks(connection, known.id)
+            unload_blocks(connection, known.id)
             return dataclasses.replace(known, slot=slot)
 
     def generation(self, generation_id: str) -> Generation:
@@ -190,12 +195,12 @@ class Catalogue:
             NotFoundError: If there is none.
         """
         with self._database.read() as connection:
-            return _existing(connection, generation_id)
+            return existing_generation(connection, generation_id)
 
     def find_generation(self, generation_id: str) -> Generation | None:
         """A generation by its id, or ``None``."""
         with self._database.read() as connection:
-            return _one(connection, generation_id)
+            return find_generation(connection, generation_id)
 
     def generations(self, model: str) -> list[Generation]:
         """All generations of a model, newest first."""
@@ -205,7 +210,7 @@ class Catalogue:
             .order_by(GENERATIONS.c.created_at.desc(), GENERATIONS.c.id)
         )
         with self._database.read() as connection:
-            return [_record(Generation, row) for row in connection.execute(query)]
+            return [record_of(Generation, row) for row in connection.execute(query)]
 
     def unfinished(self) -> list[str]:
         """Ids of all generations, of any model, whose files may not be committed yet."""
@@ -218,7 +223,7 @@ class Catalogue:
         query = sa.select(GENERATIONS).where(GENERATIONS.c.model == model, GENERATIONS.c.state == "live")
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else _record(Generation, row)
+        return None if row is None else record_of(Generation, row)
 
     def move_generation(
         self, fence: Fence, generation_id: str, state: State, *, reason: str = "", rows: int | None = None
@@ -234,13 +239,13 @@ class Catalogue:
             raise CallerError("a generation goes live by a flip, not by a change of state")
         with self._database.write() as connection:
             check_fence(connection, fence)
-            known = _existing(connection, generation_id)
-            _check_transition(known, state)
+            known = existing_generation(connection, generation_id)
+            check_transition(known, state)
             changes: dict[str, object] = {"state": state, "reason": reason, "fence": fence.token}
             if rows is not None:
                 changes["rows"] = rows
             connection.execute(sa.update(GENERATIONS).where(GENERATIONS.c.id == known.id).values(changes))
-            return _existing(connection, known.id)
+            return existing_generation(connection, known.id)
 
     def forget_generation(self, fence: Fence, generation_id: str) -> None:
         """Delete a generation that is neither live nor in a flip that is not complete, with its blocks and gates.
@@ -251,7 +256,7 @@ class Catalogue:
         """
         with self._database.write() as connection:
             check_fence(connection, fence)
-            known = _existing(connection, generation_id)
+            known = existing_generation(connection, generation_id)
             if known.state == "live":
                 raise CallerError(f"generation {generation_id} is live", fix="activate another one first")
             connection.execute(sa.delete(GENERATIONS).where(GENERATIONS.c.id == generation_id))
@@ -268,13 +273,13 @@ class Catalogue:
             check_fence(connection, fence)
             key = (BLOCKS.c.generation == block.generation) & (BLOCKS.c.number == block.number)
             connection.execute(sa.delete(BLOCKS).where(key))
-            connection.execute(sa.insert(BLOCKS).values(_values(block)))
+            connection.execute(sa.insert(BLOCKS).values(values_of(block)))
 
     def blocks(self, generation_id: str) -> list[Block]:
         """The recorded blocks of a generation, by number."""
         query = sa.select(BLOCKS).where(BLOCKS.c.generation == generation_id).order_by(BLOCKS.c.number)
         with self._database.read() as connection:
-            return [_record(Block, row) for row in connection.execute(query)]
+            return [record_of(Block, row) for row in connection.execute(query)]
 
     def unload_blocks(self, fence: Fence, generation_id: str) -> None:
         """Note that the store no longer holds a generation's rows.
@@ -284,7 +289,7 @@ class Catalogue:
         """
         with self._database.write() as connection:
             check_fence(connection, fence)
-            _unload_blocks(connection, generation_id)
+            unload_blocks(connection, generation_id)
 
     def record_gates(self, fence: Fence, generation_id: str, results: Iterable[GateResult]) -> None:
         """Record what gates measured, replacing earlier results of the same gates.
@@ -298,7 +303,7 @@ class Catalogue:
             for result in results:
                 key = (GATE_RESULTS.c.generation == generation_id) & (GATE_RESULTS.c.gate == result.gate)
                 connection.execute(sa.delete(GATE_RESULTS).where(key))
-                row = {**_values(result), "generation": generation_id, "measured_at": now}
+                row = {**values_of(result), "generation": generation_id, "measured_at": now}
                 connection.execute(sa.insert(GATE_RESULTS).values(row))
 
     def gate_results(self, generation_id: str) -> list[GateResult]:
@@ -309,7 +314,7 @@ class Catalogue:
             .order_by(GATE_RESULTS.c.gate)
         )
         with self._database.read() as connection:
-            return [_record(GateResult, row) for row in connection.execute(query)]
+            return [record_of(GateResult, row) for row in connection.execute(query)]
 
     # --- flips
 
@@ -331,8 +336,8 @@ class Catalogue:
         """
         with self._database.write() as connection:
             check_fence(connection, fence)
-            target = _existing(connection, generation_id)
-            _check_transition(target, "live")
+            target = existing_generation(connection, generation_id)
+            check_transition(target, "live")
             if target.slot is None:
                 raise CallerError(
                     f"generation {generation_id} holds no slot in the store", fix="load it again first"
@@ -363,7 +368,7 @@ class Catalogue:
                 "completed_at": None,
             }
             number = connection.execute(sa.insert(FLIPS).values(row).returning(FLIPS.c.id)).scalar_one()
-            return _record(Flip, connection.execute(sa.select(FLIPS).where(FLIPS.c.id == number)).one())
+            return record_of(Flip, connection.execute(sa.select(FLIPS).where(FLIPS.c.id == number)).one())
 
     def complete_flip(self, flip: Flip) -> None:
         """Note that the store and Feast have followed; needs no fence, for it changes nothing that is served."""
@@ -376,39 +381,4 @@ class Catalogue:
         """All flips of a model, newest first."""
         query = sa.select(FLIPS).where(FLIPS.c.model == model).order_by(FLIPS.c.id.desc())
         with self._database.read() as connection:
-            return [_record(Flip, row) for row in connection.execute(query)]
-
-
-def _values(record: Any) -> dict[str, object]:
-    return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
-
-
-def _record(kind: type[Record], row: sa.Row[Any]) -> Record:
-    names = {f.name for f in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in row._mapping.items() if name in names})  # noqa: SLF001 - the public name of a row's mapping
-
-
-def _one(connection: sa.Connection, generation_id: str) -> Generation | None:
-    row = connection.execute(sa.select(GENERATIONS).where(GENERATIONS.c.id == generation_id)).one_or_none()
-    return None if row is None else _record(Generation, row)
-
-
-def _existing(connection: sa.Connection, generation_id: str) -> Generation:
-    known = _one(connection, generation_id)
-    if known is None:
-        raise NotFoundError(f"no generation {generation_id!r}", fix="see 'prescore generations list'")
-    return known
-
-
-def _check_transition(generation: Generation, state: State) -> None:
-    allowed = LEGAL_TRANSITIONS[generation.state]
-    if state not in allowed:
-        because = f" ({generation.reason})" if generation.reason else ""
-        raise CallerError(
-            f"generation {generation.id} is {generation.state}{because} and cannot become {state}",
-            expected="one that is " + " or ".join(s for s, to in LEGAL_TRANSITIONS.items() if state in to),
-        )
-
-
-def _unload_blocks(connection: sa.Connection, generation_id: str) -> None:
-    connection.execute(sa.update(BLOCKS).where(BLOCKS.c.generation == generation_id).values(accepted=None))
+            return [record_of(Flip, row) for row in connection.execute(query)]

@@ -20,7 +20,7 @@ from materialize.generation.artifact import artifact_folder, has_artifact
 from materialize.generation.joined_tables import replace_catalogue_tables
 from materialize.generation.records import GateResult
 from materialize.generation.slot import clear_others, load_generation, open_loader, slot_holds
-from materialize.progress import stage
+from materialize.progress import Stage, stage
 from materialize.publish.live_pointer import LivePointer, pointer_key
 from materialize.publish.redis_connections import explained, open_store
 
@@ -47,6 +47,7 @@ def flip(
     catalogue: Catalogue,
     fence: Fence,
     generation_id: str,
+    progress: Progress,
     *,
     reason: str,
     rejects_previous: bool = False,
@@ -58,8 +59,10 @@ def flip(
         CallerError: If the generation cannot go live.
         StoreError: If the store cannot be reached; the next command finishes the flip.
     """
-    flipped = catalogue.begin_flip(fence, generation_id, reason=reason, rejects_previous=rejects_previous)
-    _follow(settings, catalogue, flipped)
+    with stage(progress, "flip", 3) as running:
+        flipped = catalogue.begin_flip(fence, generation_id, reason=reason, rejects_previous=rejects_previous)
+        running.advance()
+        _follow(settings, catalogue, flipped, running)
     _log.info("generation is live", generation=generation_id, previous=flipped.previous, reason=reason)
     return catalogue.generation(generation_id)
 
@@ -179,7 +182,9 @@ def ensure_served(
     if target.state == "live":
         _follow(settings, catalogue, catalogue.flips(settings.model)[0])
         return target
-    served = flip(settings, catalogue, fence, target.id, reason=reason, rejects_previous=rejects_previous)
+    served = flip(
+        settings, catalogue, fence, target.id, progress, reason=reason, rejects_previous=rejects_previous
+    )
     try:
         replace_catalogue_tables(settings, catalogue)
     except (PrescoreError, SQLAlchemyError, OSError) as error:
@@ -204,7 +209,7 @@ def load_again(
         clear_others(loader, generation, blocks)
 
 
-def _follow(settings: Settings, catalogue: Catalogue, flipped: Flip) -> None:
+def _follow(settings: Settings, catalogue: Catalogue, flipped: Flip, running: Stage | None = None) -> None:
     """Pointer, then Feast, then the note that both are done."""
     target = catalogue.generation(flipped.generation)
     if target.slot is None:
@@ -228,5 +233,9 @@ def _follow(settings: Settings, catalogue: Catalogue, flipped: Flip) -> None:
                 f"a newer publisher has already replaced the pointer of {target.model!r}",
                 fix="nothing to do: its generation is served",
             )
+    if running:
+        running.advance()
     point_service_at(settings, pointer.view)
+    if running:
+        running.advance()
     catalogue.complete_flip(flipped)
