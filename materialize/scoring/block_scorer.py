@@ -63,7 +63,15 @@ class BlockScorer:
         if len(item):
             entries = batch.pairs.codes[pairs[0] : pairs[-1]]
             rescore_pairs(
-                *self._walk, lanes, *self._sections, self.item_codes, pairs - pairs[0], item, entries, starts, score
+                *self._walk,
+                lanes,
+                *self._sections,
+                self.item_codes,
+                pairs - pairs[0],
+                item,
+                entries,
+                starts,
+                score,
             )
         return score
 
@@ -82,9 +90,17 @@ class BlockScorer:
         """Margins before the first tree; a latent margin takes the base score's place, as XGBoost's base_margin does."""
         if self.item_latent is None and batch.latent is None:
             return np.full((self.item_codes.shape[0], width), self.base_margin, np.float32)
-        if self.item_latent is None or batch.latent is None or batch.latent.shape[1] != self.item_latent.shape[1]:
-            bound, given = ("none" if a is None else f"dimension {a.shape[1]}" for a in (self.item_latent, batch.latent))
-            raise SchemaMismatchError("latent vectors of users and items do not fit", expected=bound, got=given)
+        if (
+            self.item_latent is None
+            or batch.latent is None
+            or batch.latent.shape[1] != self.item_latent.shape[1]
+        ):
+            bound, given = (
+                "none" if a is None else f"dimension {a.shape[1]}" for a in (self.item_latent, batch.latent)
+            )
+            raise SchemaMismatchError(
+                "latent vectors of users and items do not fit", expected=bound, got=given
+            )
         user = np.zeros((batch.latent.shape[1], width), np.float32)
         user[:, : last - first] = batch.latent[first:last].T
         score = np.empty((len(self.item_latent), width), np.float32)

@@ -223,7 +223,9 @@ class BoundCatalogue:
             )
         if segment.shape != (users,) or (users and not 0 <= segment.min() <= segment.max() < len(allowed)):
             raise SchemaMismatchError(
-                "segments do not fit", expected=f"{users} numbers from 0 to {len(allowed) - 1}", got=str(segment.shape)
+                "segments do not fit",
+                expected=f"{users} numbers from 0 to {len(allowed) - 1}",
+                got=str(segment.shape),
             )
         return allowed, segment
 

@@ -72,7 +72,9 @@ def load(folder: Path | str) -> BoundCatalogue:
     try:
         document = json.loads((folder / _DOCUMENT).read_text("utf-8"))
         if document["format"] != FORMAT:
-            raise StorageError(f"{folder} is of another format", expected=str(FORMAT), got=str(document["format"]))
+            raise StorageError(
+                f"{folder} is of another format", expected=str(FORMAT), got=str(document["format"])
+            )
         arrays = {name: _read_array(folder / f"{name}.npy") for name in document["arrays"]}
         schema = FeatureSchema.from_json(json.dumps(document["schema"]))
         groups = {c: _read_arrow(folder / f"group.{i}.arrow") for i, c in enumerate(document["groups"])}
@@ -93,7 +95,9 @@ def load(folder: Path | str) -> BoundCatalogue:
         )
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise StorageError(
-            f"{folder} is not a whole catalogue", got=repr(error), fix="bind the items again and save the result"
+            f"{folder} is not a whole catalogue",
+            got=repr(error),
+            fix="bind the items again and save the result",
         ) from error
 
 

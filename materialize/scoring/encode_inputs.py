@@ -81,7 +81,9 @@ def encode_value(column: FeatureColumn, value: float | str | None) -> np.float32
             return np.float32(value)
     except (TypeError, ValueError) as error:
         raise SchemaMismatchError(
-            f"feature {column.name!r} cannot be read as a number", expected="a number or null", got=repr(value)
+            f"feature {column.name!r} cannot be read as a number",
+            expected="a number or null",
+            got=repr(value),
         ) from error
 
 
@@ -95,11 +97,13 @@ def positions(values: pa.Array | pa.ChunkedArray, known: pa.Array) -> NDArray[np
         try:
             values = pc.cast(values, known.type)
         except pa.ArrowInvalid as error:
-            raise SchemaMismatchError("ids of two types", expected=str(known.type), got=str(values.type)) from error
+            raise SchemaMismatchError(
+                "ids of two types", expected=str(known.type), got=str(values.type)
+            ) from error
     found = pc.fill_null(pc.index_in(values, value_set=known, skip_nulls=True), -1)
-    return np.asarray(found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy()).astype(
-        np.int64
-    )
+    return np.asarray(
+        found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy()
+    ).astype(np.int64)
 
 
 def single(array: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -139,11 +143,17 @@ def check_ids(table: pa.Table, name: str, what: str) -> pa.Array:
     elif pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
         ids = pc.cast(ids, pa.string())
     else:
-        raise SchemaMismatchError(f"column {name!r} of the {what} table", expected="int64 or string", got=str(ids.type))
+        raise SchemaMismatchError(
+            f"column {name!r} of the {what} table", expected="int64 or string", got=str(ids.type)
+        )
     if ids.null_count:
-        raise SchemaMismatchError(f"column {name!r} of the {what} table has {ids.null_count} nulls", expected="none")
+        raise SchemaMismatchError(
+            f"column {name!r} of the {what} table has {ids.null_count} nulls", expected="none"
+        )
     if pc.count_distinct(ids).as_py() != len(ids):
-        raise SchemaMismatchError(f"column {name!r} of the {what} table has an id twice", expected="each id once")
+        raise SchemaMismatchError(
+            f"column {name!r} of the {what} table has an id twice", expected="each id once"
+        )
     return ids
 
 

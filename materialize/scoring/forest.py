@@ -8,6 +8,7 @@ https://github.com/dmlc/xgboost/blob/master/src/common/categorical.h)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from features.errors import UnsupportedModelError
+from materialize.scoring.kernels_encoding import natural_log
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +72,9 @@ def _identity(margin: Float32) -> Float32:
 
 def _sigmoid(margin: Float32) -> Float32:
     # Clipped as in XGBoost's common::Sigmoid, so that exp never overflows float32.
-    return (1.0 / (1.0 + np.exp(np.minimum(-margin, np.float32(88.7))) + np.float32(1e-16))).astype(np.float32)
+    return (1.0 / (1.0 + np.exp(np.minimum(-margin, np.float32(88.7))) + np.float32(1e-16))).astype(
+        np.float32
+    )
 
 
 def _exponential(margin: Float32) -> Float32:
@@ -82,8 +86,14 @@ def _step(margin: Float32) -> Float32:
     return (margin > 0).astype(np.float32)
 
 
+_SMALLEST = np.float32(1e-6)
+"""XGBoost's kRtEps: base scores of probabilities keep so far from 0 and 1."""
+
+
 def _logit(base: float) -> float:
-    return float(-np.log(1.0 / base - 1.0))
+    # In float32 throughout, as XGBoost does it, for the same bits.
+    inside = np.clip(np.float32(base), _SMALLEST, np.float32(1) - _SMALLEST)
+    return -natural_log(np.float32(1) / inside - np.float32(1))
 
 
 def _same(base: float) -> float:
@@ -91,7 +101,7 @@ def _same(base: float) -> float:
 
 
 def _log(base: float) -> float:
-    return float(np.log(base))
+    return natural_log(np.float32(base)) if base > 0 else -math.inf
 
 
 OBJECTIVES: dict[str, tuple[Transform, Callable[[float], float]]] = {
@@ -132,5 +142,7 @@ def refuse_objective(objective: str) -> None:
     """
     if objective not in OBJECTIVES:
         raise UnsupportedModelError(
-            f"objective {objective!r} cannot be scored", expected=f"one of {', '.join(sorted(OBJECTIVES))}", got=objective
+            f"objective {objective!r} cannot be scored",
+            expected=f"one of {', '.join(sorted(OBJECTIVES))}",
+            got=objective,
         )

@@ -80,7 +80,9 @@ def count_distinct(lanes, left, right):  # type: ignore[no-untyped-def]
             a = left[i] if which != 2 else np.int32(0)
             b = right[i] if which != 1 else np.int32(0)
             s = _hash(lanes[i], a, b, 0, size - 1)
-            while slots[s, 0] != -1 and not (slots[s, 0] == lanes[i] and slots[s, 1] == a and slots[s, 2] == b):
+            while slots[s, 0] != -1 and not (
+                slots[s, 0] == lanes[i] and slots[s, 1] == a and slots[s, 2] == b
+            ):
                 s = (s + 1) & (size - 1)
             if slots[s, 0] == -1:
                 slots[s, 0], slots[s, 1], slots[s, 2] = lanes[i], a, b

@@ -54,7 +54,9 @@ def add_forest_one(  # type: ignore[no-untyped-def]
         table[:leaves] = leaf_value[leaf_start[p] : leaf_start[p + 1]]
         for n in range(node_start[p], node_start[p + 1]):
             at = leaves + n - node_start[p]
-            table[at] = table[node_left[n]] if codes[node_row[n]] < node_threshold[n] else table[node_right[n]]
+            table[at] = (
+                table[node_left[n]] if codes[node_row[n]] < node_threshold[n] else table[node_right[n]]
+            )
         starts = root_start[p * (items + 1) : (p + 1) * (items + 1)]
         for i in range(items):
             total = score[i]

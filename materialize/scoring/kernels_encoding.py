@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
 
@@ -42,3 +44,9 @@ def encode_rows(values, rows, column, missing, categorical, bound_start, bound, 
                 else:
                     high = middle
             out[r, i] = low - first if not categorical[row] else (low > first and bound[low - 1] == x)
+
+
+@njit(cache=True, nogil=True)
+def natural_log(x):  # type: ignore[no-untyped-def]
+    """The C library's logarithm of a float32: XGBoost's, to the last bit; numpy's has its own rounding."""
+    return math.log(x)

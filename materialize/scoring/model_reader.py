@@ -43,7 +43,9 @@ def read_xgboost(model: SavesRaw | Path | str | bytes) -> Forest:
         try:
             raw = Path(model).read_bytes()
         except OSError as error:
-            raise UnsupportedModelError(f"the model file {str(model)!r} cannot be read", got=str(error)) from error
+            raise UnsupportedModelError(
+                f"the model file {str(model)!r} cannot be read", got=str(error)
+            ) from error
     elif isinstance(model, (bytes, bytearray)):
         raw = bytes(model)
     else:
@@ -61,7 +63,9 @@ def _decode(raw: bytes) -> Any:
     # Both formats open with '{'; JSON then has white space or a quote, UBJSON an integer marker or 'L'.
     if raw[:1] != b"{":
         raise UnsupportedModelError(
-            "not an XGBoost model", expected="UBJSON or JSON, saved by XGBoost 1.6 or newer", got=repr(raw[:8])
+            "not an XGBoost model",
+            expected="UBJSON or JSON, saved by XGBoost 1.6 or newer",
+            got=repr(raw[:8]),
         )
     if raw[1:2] in {b'"', b" ", b"\n", b"\r", b"\t", b"}"}:
         try:
@@ -80,7 +84,8 @@ def _forest(learner: dict[str, Any]) -> Forest:
     for name, most in (("num_class", 1), ("num_target", 1)):
         if int(parameters.get(name, 0)) > most:
             raise UnsupportedModelError(
-                f"the model has {name}={parameters[name]}", expected="one score per pair, that is one class and target"
+                f"the model has {name}={parameters[name]}",
+                expected="one score per pair, that is one class and target",
             )
     objective = learner["objective"]["name"]
     refuse_objective(objective)
@@ -120,8 +125,7 @@ def _base_margin(text: str, objective: str) -> np.float32:
     numbers = [np.float32(part) for part in text.strip().strip("[]").split(",") if part.strip()]
     if len(numbers) != 1:
         raise UnsupportedModelError("the model has several base scores", expected="one", got=text)
-    with np.errstate(divide="ignore"):
-        return np.float32(OBJECTIVES[objective][1](float(numbers[0])))
+    return np.float32(OBJECTIVES[objective][1](float(numbers[0])))
 
 
 def _flatten(trees: list[dict[str, Any]], weights: Any, **rest: Any) -> Forest:
@@ -178,7 +182,9 @@ def _categories(tree: dict[str, Any]) -> Iterator[tuple[int, NDArray[np.int32]]]
         yield int(node), np.unique(codes)
 
 
-def _check_shape(left: NDArray[np.int64], right: NDArray[np.int64], feature: NDArray[Any], features: int) -> None:
+def _check_shape(
+    left: NDArray[np.int64], right: NDArray[np.int64], feature: NDArray[Any], features: int
+) -> None:
     """A damaged file must not send the walk in circles or out of bounds: every node has one parent at most."""
     inner = left >= 0
     children = np.concatenate([left[inner], right[inner]])

@@ -74,7 +74,8 @@ class PairScorer:
         if missing or extra or len(names) != forest.features:
             raise SchemaMismatchError(
                 "the schema's features are not the model's",
-                expected=f"{forest.features} features" + (f"; not in the schema: {', '.join(missing)}" if missing else ""),
+                expected=f"{forest.features} features"
+                + (f"; not in the schema: {', '.join(missing)}" if missing else ""),
                 got=f"{len(by_name)}" + (f"; not in the model: {', '.join(extra)}" if extra else ""),
             )
         ordered = tuple(by_name[name] for name in names)
@@ -110,13 +111,17 @@ class PairScorer:
             groups[column] = known.take(pc.sort_indices(known))
             code = positions(values, groups[column])
             group_codes[column] = np.where(code < 0, len(known), code).astype(np.int32)
-        layout = lay_out(codes, [c.scope for c in self.schema.columns], {c: len(v) for c, v in groups.items()})
+        layout = lay_out(
+            codes, [c.scope for c in self.schema.columns], {c: len(v) for c, v in groups.items()}
+        )
         item_codes = encode_table(codes, self.schema, ITEM, layout.item, items)
         if latent is not None:
             latent = np.ascontiguousarray(latent, np.float32)
             if latent.ndim != 2 or len(latent) != len(ids) or not np.isfinite(latent).all():
                 raise SchemaMismatchError(
-                    "the items' latent vectors do not fit", expected=f"finite float32[{len(ids)}, d]", got=str(latent.shape)
+                    "the items' latent vectors do not fit",
+                    expected=f"finite float32[{len(ids)}, d]",
+                    got=str(latent.shape),
                 )
         return BoundCatalogue(
             schema=self.schema,

@@ -144,7 +144,16 @@ class _TreeRows:
         out = np.empty(len(lanes), np.int32)
         while True:
             count = intern_selects(
-                self._slots, self.nodes, self.count, len(self.leaf_value), self._stale, lanes, threshold, left, right, out
+                self._slots,
+                self.nodes,
+                self.count,
+                len(self.leaf_value),
+                self._stale,
+                lanes,
+                threshold,
+                left,
+                right,
+                out,
             )
             self._stale = False
             if count >= 0:

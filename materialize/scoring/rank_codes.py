@@ -58,7 +58,9 @@ class RankCodes:
     def __len__(self) -> int:
         return len(self.feature)
 
-    def encode(self, rows: Sequence[int], values: dict[int, NDArray[np.float32]], count: int) -> NDArray[np.int16]:
+    def encode(
+        self, rows: Sequence[int], values: dict[int, NDArray[np.float32]], count: int
+    ) -> NDArray[np.int16]:
         """Codes of some rows: int16[len(rows), count].
 
         Args:
@@ -73,7 +75,14 @@ class RankCodes:
             table[c] = v
         out = np.empty((len(rows), count), np.int16)
         encode_rows(
-            table, np.asarray(rows, np.int32), which, self.missing, self.categorical, self.bound_start, self.bound, out
+            table,
+            np.asarray(rows, np.int32),
+            which,
+            self.missing,
+            self.categorical,
+            self.bound_start,
+            self.bound,
+            out,
         )
         return out
 
@@ -127,6 +136,8 @@ class _Rows:
             feature=np.array([key[0] for key in keys], np.int32),
             missing=np.array([key[1] for key in keys], np.int16),
             categorical=np.array([key[3] for key in keys], np.bool_),
-            bound_start=np.concatenate([[0], np.cumsum([len(b) for b in bounds], dtype=np.int64)]).astype(np.int64),
+            bound_start=np.concatenate([[0], np.cumsum([len(b) for b in bounds], dtype=np.int64)]).astype(
+                np.int64
+            ),
             bound=np.concatenate([np.empty(0, np.float32), *bounds]),
         )

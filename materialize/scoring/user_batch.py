@@ -98,7 +98,9 @@ class BatchEncoder:
             by_column[column] = (
                 no_entries(len(ids), len(rows))
                 if table is None
-                else encode_keyed(self.codes, self.schema, affinity(column), rows, table, ids, self.groups[column])
+                else encode_keyed(
+                    self.codes, self.schema, affinity(column), rows, table, ids, self.groups[column]
+                )
             )
         paired, excluded = no_entries(len(ids), len(self.layout.pair)), no_entries(len(ids), 0)
         if pairs is not None and self.layout.pair:
@@ -133,7 +135,9 @@ class BatchEncoder:
         for column, rows in self.layout.affinity.items():
             by_column[column] = no_entries(1, len(rows))
             if affinities and column in affinities:
-                by_column[column] = self._keyed(affinity(column), rows, affinities[column], self.groups[column])
+                by_column[column] = self._keyed(
+                    affinity(column), rows, affinities[column], self.groups[column]
+                )
         paired, excluded = no_entries(1, len(self.layout.pair)), no_entries(1, 0)
         if pairs is not None and self.layout.pair:
             paired = self._keyed(PAIR, self.layout.pair, pairs, self.item_ids)
