@@ -77,7 +77,6 @@ def read_entities(
     settings: UsersSettings | ItemsSettings,
     role: Literal["users", "items"],
     id_type: IdType,
-    id_kind: str | None,
 ) -> EntityTable | None:
     """Read an entity's table, or give ``None`` where the settings name none.
 
@@ -85,11 +84,11 @@ def read_entities(
         SourceError: If an id is missing, too long or there twice, a column is missing or unfit, a number
             is infinite, or the table is empty.
     """
-    if not settings.path or id_kind is None:
+    if not settings.path:
         return None
     files = open_table(connection, settings.path, role)
     key = _KEYS[role]
-    raw_id = files.table[settings.id]
+    raw_id = columns.require(files, settings.id, f"{role}.id")
     chosen: dict[str, ir.Value] = {
         key: columns.as_id(raw_id, id_type),
         "too_long": columns.too_long(raw_id, id_type),

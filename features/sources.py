@@ -157,10 +157,11 @@ def open_sources(
 def read_sources(connection: Backend, settings: SourceSections, *, now: datetime) -> Sources:
     """Read and check the three tables on a connection; see :func:`open_sources`."""
     report = SourceReport()
-    parsed, user_type, item_type, kinds = _parse_events(connection, settings)
-    report.rows_read["events"] = parsed.count().to_pyarrow().as_py()
-    users = read_entities(connection, settings.users, "users", user_type, kinds.get("users.id"))
-    items = read_entities(connection, settings.items, "items", item_type, kinds.get("items.id"))
+    parsed = _parse_events(connection, settings)
+    user_type, item_type = parsed.user_id_type, parsed.item_id_type
+    report.rows_read["events"] = parsed.table.count().to_pyarrow().as_py()
+    users = read_entities(connection, settings.users, "users", user_type)
+    items = read_entities(connection, settings.items, "items", item_type)
     for role, entities in (("users", users), ("items", items)):
         if entities is not None:
             report.rows_read[role] = report.rows_kept[role] = entities.rows
@@ -227,9 +228,17 @@ def _last_time(own: EventsSettings, now: datetime) -> datetime:
     return last  # type: ignore[no-any-return]
 
 
-def _parse_events(
-    connection: Backend, settings: SourceSections
-) -> tuple[ir.Table, IdType, IdType, dict[str, columns.IdKind]]:
+@dataclass(frozen=True)
+class _ParsedEvents:
+    """Events with parsed columns, null where they could not be; ``unread_times``: the texts that are no time."""
+
+    table: ir.Table
+    user_id_type: IdType
+    item_id_type: IdType
+    unread_times: ir.Table
+
+
+def _parse_events(connection: Backend, settings: SourceSections) -> _ParsedEvents:
     """Materialize the events with parsed columns; what cannot be parsed is null."""
     own = settings.events
     files = open_table(connection, own.path, "events")
@@ -258,15 +267,16 @@ def _parse_events(
                 fix="name another column as events.value, or leave it empty",
             )
         value = raw.try_cast("float64")
+    time = columns.as_time(files, own.time, zone=own.timezone, unit=own.time_unit)
     parsed = files.table.select(
         user_id=columns.as_id(user, user_type),
         item_id=columns.as_id(item, item_type),
-        event_time=columns.as_time(files, own.time, zone=own.timezone, unit=own.time_unit),
+        event_time=time,
         value=value,
         too_long=columns.too_long(user, user_type) | columns.too_long(item, item_type),
     )
     try:
-        return connection.create_table("parsed_events", parsed), user_type, item_type, kinds
+        table = connection.create_table("parsed_events", parsed)
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
@@ -276,12 +286,16 @@ def _parse_events(
             got=str(error).splitlines()[0],
             fix=f"check {own.path}",
         ) from error
+    raw = files.table[own.time]
+    unread = files.table.filter(time.isnull() & raw.notnull()).select(text=raw.cast("string"))
+    return _ParsedEvents(table, user_type, item_type, unread)
 
 
 def _leave_out_bad_rows(
-    parsed: ir.Table, own: EventsSettings, report: SourceReport, now: datetime
+    events: _ParsedEvents, own: EventsSettings, report: SourceReport, now: datetime
 ) -> ir.Table:
     """Rows that can be used; the others are an error or are counted, as ``events.bad_rows`` says."""
+    parsed = events.table
     latest = ibis.literal((now + timedelta(days=1)).isoformat()).cast(columns.UTC)
     faults = {
         f"id longer than {columns.MAX_ID_BYTES} bytes": parsed.too_long,
@@ -306,6 +320,9 @@ def _leave_out_bad_rows(
                 marked.filter(marked[f"bad_{n}"]).select("user_id", "item_id", "event_time", "value").limit(1)
             )
             shown = example.to_pyarrow().to_pylist()[0]
+            if shown["event_time"] is None:
+                unread = events.unread_times.limit(1).to_pyarrow()["text"].to_pylist()
+                shown["event_time"] = repr(unread[0]) if unread else None
             raise SourceError(
                 f"{rows} events cannot be used: {reason}",
                 expected="ids, a time up to now, and a finite value in each row",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import glob
 import gzip
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,8 +101,7 @@ def open_table(connection: Backend, path: str, role: str) -> TableFiles:
         if ending(paths[0]) in PARQUET_ENDINGS:
             return TableFiles(role, connection.read_parquet(names, union_by_name=True), paths, is_text=False)
         header, delimiter = _common_header(paths, role)
-        # Text with tabs knows no quoting (IANA text/tab-separated-values): a title may start with a quote.
-        quote = "" if delimiter == "\t" else '"'
+        quote = '"' if delimiter != "\t" or _is_quoted(paths[0]) else ""
         table = connection.read_csv(
             names,
             header=True,
@@ -121,6 +121,17 @@ def open_table(connection: Backend, path: str, role: str) -> TableFiles:
     bare = {name: name.rpartition(":")[0] if is_typed(name) else name for name in table.columns}
     text = frozenset(bare[n] for n in table.columns if is_typed(n) and ":token" in n)
     return TableFiles(role, table.rename({new: old for old, new in bare.items()}), paths, True, text)
+
+
+def _is_quoted(path: Path) -> bool:
+    """Whether some field of a text with tabs stands in quotes.
+
+    Text with tabs knows no quoting (IANA text/tab-separated-values), and there a title may start with a
+    quote; but some programs quote all the same.
+    """
+    with path.open("rb") as raw, gzip.open(raw) if path.name.endswith(".gz") else raw as file:
+        fields = re.split(rb"[\t\r\n]+", file.read(1_000_000))
+    return any(len(f) > 1 and f.startswith(b'"') and f.endswith(b'"') for f in fields)
 
 
 def _common_header(paths: tuple[Path, ...], role: str) -> tuple[list[str], str]:
