@@ -107,7 +107,15 @@ class EmbeddedServer:
             return None
         return found if found.alive else None
 
-    def start(self, command: list[str], host: str, port: int, answers: bytes, request: bytes) -> RunFile:
+    def start(
+        self,
+        command: list[str],
+        host: str,
+        port: int,
+        answers: bytes,
+        request: bytes,
+        environment: dict[str, str] | None = None,
+    ) -> RunFile:
         """Start it detached and wait until it answers ``request`` with something that contains ``answers``.
 
         Raises:
@@ -128,6 +136,7 @@ class EmbeddedServer:
             check=True,
             start_new_session=True,
             cwd=self.settings.home,
+            env=os.environ | (environment or {}),
         )
         pid = int(shell.stdout)
         # Written before the server answers: a command killed meanwhile must not leave one that nobody knows of.
@@ -246,6 +255,10 @@ def start_service(settings: Settings, settings_file: Path | None) -> RunFile:
 
     It takes the port of the settings, or another one if that is in use.
 
+    Args:
+        settings: With a store that can be connected to (:func:`with_store`).
+        settings_file: Where they were read from.
+
     Raises:
         StoreError: If it does not start; the end of its log is in the message.
     """
@@ -260,7 +273,9 @@ def start_service(settings: Settings, settings_file: Path | None) -> RunFile:
             command += ["--settings", str(settings_file.absolute())]
         command += ["serve", "--host", host, "--port", str(port)]
         request = f"GET /health/live HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
-        return server.start(command, host, port, b"HTTP/1.1 200", request)
+        # The store's address goes by environment: it may hold a password, and the child must not start a store too.
+        environment = {"PRESCORE_STORE__URL": settings.store.url.get_secret_value()}
+        return server.start(command, host, port, b"HTTP/1.1 200", request, environment)
 
 
 def stop_all(settings: Settings) -> list[str]:

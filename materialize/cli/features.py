@@ -11,7 +11,7 @@ from materialize.cli.output import print_json, print_table
 from materialize.cli.progress import RichProgress
 
 if TYPE_CHECKING:
-    from features.build import FeatureBuild
+    from features.feature_build import FeatureBuild
 
 app = typer.Typer(
     no_args_is_help=True, help="Build features as of a cut-off; put the online ones into the store."
@@ -44,15 +44,17 @@ def materialize(
 
 
 def _show(output: Output, built: FeatureBuild) -> None:
-    rows = {name: table.rows for name, table in built.tables.items()}
+    rows = {name: entry.rows for name, entry in built.manifest.files.items()}
     if output is Output.JSON:
         print_json(
             {
-                "cutoff": built.cutoff_name,
+                "cutoff": built.manifest.cutoff,
                 "path": str(built.path),
                 "fingerprint": built.fingerprint,
                 "rows": rows,
             }
         )
     else:
-        print_table(f"Features as of {built.cutoff_name}", [{"table": n, "rows": r} for n, r in rows.items()])
+        print_table(
+            f"Features as of {built.manifest.cutoff}", [{"file": n, "rows": r} for n, r in rows.items()]
+        )

@@ -11,7 +11,7 @@ from materialize.cli.output import emit, print_json, print_table
 from materialize.cli.progress import RichProgress
 
 if TYPE_CHECKING:
-    from materialize.generation.catalogue import Generation
+    from materialize.generation.records import Generation
 
 app = typer.Typer(no_args_is_help=True, help="List, inspect, activate and roll back generations.")
 

@@ -10,7 +10,6 @@ import warnings
 from pathlib import Path
 from typing import Annotated
 
-import click
 import structlog
 import typer
 
@@ -89,15 +88,13 @@ def main() -> None:
     """Run the command line; exit codes are in ``docs/cli.md``."""
     debug = "--debug" in sys.argv
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        stderr().print(
-            "Interrupted. Nothing that is served has changed; the same command goes on or starts clean."
-        )
-        sys.exit(INTERRUPTED)
+        app()  # ends with SystemExit; usage errors and interrupts are typer's to show
+    except SystemExit as done:
+        if done.code == INTERRUPTED:
+            stderr().print(
+                "\nInterrupted. Nothing that is served has changed; the same command goes on or starts clean."
+            )
+        raise
     except PrescoreError as error:
         _fail(str(error), error.exit_code, debug=debug)
     except OSError as error:
@@ -111,8 +108,6 @@ def main() -> None:
         )
     except Exception as error:  # noqa: BLE001 - the last line of defence prints one paragraph instead of a traceback
         _fail(_unexpected(error), 1, debug=debug)
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
 
 
 def _unexpected(error: BaseException) -> str:

@@ -61,8 +61,7 @@ class RichProgress:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._tasks: dict[str, TaskID] = {}
-        self._current = ""
+        self._open: list[TaskID] = []  # stages may nest: the innermost advances
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -73,17 +72,15 @@ class RichProgress:
 
     def start(self, stage: str, total: int | None = None) -> None:
         """A stage begins; ``total`` steps are expected, None if nobody knows."""
-        self._current = stage
-        self._tasks[stage] = self._bars.add_task(stage, total=total)
+        self._open.append(self._bars.add_task(stage, total=total))
 
     def advance(self, n: int = 1) -> None:
         """``n`` steps of the current stage are done."""
-        self._bars.advance(self._tasks[self._current], n)
+        self._bars.advance(self._open[-1], n)
 
     def finish(self, stage: str, rows: int, seconds: float) -> None:
         """A stage has ended."""
-        if stage in self._tasks:
-            self._bars.remove_task(self._tasks.pop(stage))
+        self._bars.remove_task(self._open.pop())
         result = StageResult(stage, rows, seconds)
         self.stages.append(result)
         cells = result.row()

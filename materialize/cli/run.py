@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import typer
 from rich.markup import escape
@@ -13,7 +14,8 @@ from materialize.cli.output import print_json, print_table
 from materialize.cli.progress import RichProgress
 
 if TYPE_CHECKING:
-    from materialize.walk import ExampleUsers, WalkResult
+    from materialize.examples import ExampleUsers
+    from materialize.walk import WalkResult
     from serving_lookup.client import Recommendations
 
 SHOWN = 10
@@ -94,15 +96,14 @@ def _what_next(context: CommandContext, result: WalkResult) -> None:
     address = background_service(context)
     # The shortest command that works from here: a settings file in this folder needs no naming.
     given = f" --settings {context.settings_file}" if context.settings_file else ""
-    user = escape(str(result.examples.precomputed))
+    user = result.examples.precomputed
+    quoted = user if user.isdigit() else f"'{user}'"
+    path = f"/v1/models/{result.generation.model}/users/{quote(user, safe='')}/recommendations?k=5"
     console = stdout()
     console.print("[bold]What next[/bold]")
     for command, meaning in (
         (f"prescore{given} lookup {user}", "look a user up"),
-        (
-            f"curl {address}/v1/models/{result.generation.model}/users/{user}/recommendations?k=5",
-            "the same over HTTP",
-        ),
+        (f"curl '{address}{path}'", "the same over HTTP"),
         (f'prescore{given} sql "from recommendations where user_id = {quoted}"', "ask in SQL"),
         (f"prescore{given} generations list", "what was published, and roll back"),
         (f"open {address}/docs", "the service's API"),

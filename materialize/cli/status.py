@@ -12,10 +12,10 @@ from materialize.cli.output import emit
 
 def status(context: typer.Context, output: OutputOption = Output.TEXT) -> None:
     """What is live, how old it is, and whether store, catalogue and service answer; exit code 5 if one does not."""
-    from materialize import walk
+    from materialize.status import status as look
 
     settings = context.obj.settings()
-    report = walk.status(settings)
+    report = look(settings)
     rows = [{"part": part.name, "state": part.state, "detail": part.detail} for part in report]
     emit(output, {"at": dt.datetime.now(dt.UTC), "parts": rows}, "Prescore", rows)
     if any(part.state == "down" for part in report):

@@ -58,7 +58,7 @@ def plan_generation(scoring: ScoringSettings, build: FeatureBuild, bundle: Model
         SourceError: If there is no user to precompute or no item to recommend.
         StorageError: If the feature build cannot be read.
     """
-    since = build.cutoff - timedelta(days=scoring.active_within_days) if scoring.active_within_days else None
+    since = active_since(scoring, build.cutoff)
     users = active_users(build.read_users(columns=["last_event"]), since).num_rows
     items = build.read_items(columns=["item_id"]).num_rows
     if not users:
@@ -99,6 +99,11 @@ def plan_generation(scoring: ScoringSettings, build: FeatureBuild, bundle: Model
 def count_blocks(users: int, users_per_block: int) -> int:
     """How many blocks hold about ``users_per_block`` users each."""
     return max(-(-users // users_per_block), min(LEAST_BLOCKS, -(-users // LEAST_USERS)), 1)
+
+
+def active_since(scoring: ScoringSettings, cutoff: datetime) -> datetime | None:
+    """Users with an event at or after this instant are precomputed; ``None``: all are."""
+    return cutoff - timedelta(days=scoring.active_within_days) if scoring.active_within_days else None
 
 
 def active_users(table: pa.Table, since: datetime | None) -> pa.Table:

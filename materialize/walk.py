@@ -1,0 +1,247 @@
+"""The walk of the data, stage by stage: the one place that knows the order, for every command.
+
+Each function takes the settings and what the stage before left behind; none prints. The heavy imports of
+a stage are made when it runs, so that a command waits for no more than it needs.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from features.errors import NotFoundError
+from materialize.cutoffs import parse_cutoff
+from materialize.examples import ExampleUsers, pick_examples
+from materialize.progress import stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+
+    import pyarrow as pa
+    from distributed import Client
+
+    from features.feature_build import FeatureBuild
+    from features.sources import SourceReport
+    from materialize.generation.catalogue import Catalogue
+    from materialize.generation.records import Generation
+    from materialize.model_bundle import ModelBundle
+    from materialize.progress import Progress
+    from materialize.settings import Settings
+
+
+@dataclass(frozen=True)
+class WalkResult:
+    """What a whole walk has made.
+
+    Attributes:
+        build: Features as of the cut-off.
+        bundle: The model.
+        generation: What was published.
+        report: What was read from the three tables, and left out.
+        examples: Users to look up.
+    """
+
+    build: FeatureBuild
+    bundle: ModelBundle
+    generation: Generation
+    report: SourceReport
+    examples: ExampleUsers
+
+
+def walk(settings: Settings, cutoff: str, progress: Progress) -> WalkResult:
+    """Read, build, train, publish features, score and publish: everything up to live look-ups.
+
+    Args:
+        settings: With a store that can be connected to (:func:`materialize.embedded.with_store`).
+        cutoff: As in :func:`resolve_cutoff`.
+        progress: Told of each stage.
+
+    Raises:
+        PrescoreError: What any stage raises; what was served before still is.
+    """
+    from features.sources import open_sources
+
+    with stage(progress, "read and check the three tables") as running:
+        with open_sources(settings, scratch=settings.features_path / ".scratch") as sources:
+            report, last_event = sources.report, sources.last_event
+        running.rows = report.rows_kept["events"]
+    instant = parse_cutoff(cutoff) if cutoff else _midnight_after(last_event)
+    with cluster(settings) as client:
+        bundle = train(settings, instant, client, progress)
+        build = build_features(settings, instant, progress)
+        publish_features(settings, build, progress)
+        generation = score(settings, build, bundle, client, progress)
+    return WalkResult(build, bundle, generation, report, pick_examples(settings.scoring, build))
+
+
+def resolve_cutoff(settings: Settings, text: str) -> dt.datetime:
+    """The cut-off that was asked for, or the midnight (UTC) after the last event, or the last one if that lies ahead.
+
+    Raises:
+        CallerError: If it cannot be read or lies in the future.
+        SourceError: If the events cannot be read.
+    """
+    if text:
+        return parse_cutoff(text)
+    from features.sources import open_sources
+
+    with open_sources(settings, scratch=settings.features_path / ".scratch") as sources:
+        return _midnight_after(sources.last_event)
+
+
+def _midnight_after(last_event: dt.datetime) -> dt.datetime:
+    midnight = last_event.astimezone(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = dt.datetime.now(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return min(midnight + dt.timedelta(days=1), today)
+
+
+def build_features(settings: Settings, cutoff: dt.datetime, progress: Progress) -> FeatureBuild:
+    """Feature tables as of a cut-off; a build of the same inputs is reused."""
+    from features.build import build_features as build
+
+    with stage(progress, f"features as of {cutoff:%Y-%m-%d %H:%M}") as running:
+        built = build(settings, cutoff, settings.features_path)
+        running.rows = sum(entry.rows for entry in built.manifest.files.values())
+    return built
+
+
+def publish_features(settings: Settings, build: FeatureBuild, progress: Progress) -> dict[str, int]:
+    """Put the online features into the store, where a miss finds them; rows by view."""
+    from materialize.generation.online_features import publish_features as publish
+
+    return publish(settings, build, progress)
+
+
+def cluster(settings: Settings) -> AbstractContextManager[Client]:
+    """The Dask cluster of the settings."""
+    from materialize.cluster import open_cluster
+
+    return open_cluster(settings.cluster)
+
+
+def train(settings: Settings, cutoff: dt.datetime, client: Client, progress: Progress) -> ModelBundle:
+    """Train, evaluate, save and register a model; one that was trained on the same inputs is reused."""
+    from materialize.generation.records import Model
+    from materialize.training.train import train_model
+
+    bundle = train_model(settings, cutoff, client, progress)
+    open_catalogue(settings).register_model(
+        Model(
+            id=bundle.id,
+            name=bundle.name,
+            path=str(bundle.path),
+            schema_hash=bundle.schema.hash,
+            metrics=dict(bundle.metrics),
+        )
+    )
+    return bundle
+
+
+def find_bundle(settings: Settings, model_id: str) -> ModelBundle:
+    """A model bundle by id, or the newest one.
+
+    Raises:
+        NotFoundError: If there is none.
+    """
+    from materialize.model_bundle import ModelBundle
+
+    if model_id:
+        return ModelBundle.load(settings.models_path / model_id)
+    known = open_catalogue(settings).models(settings.model)
+    if not known:
+        raise NotFoundError(f"no model {settings.model!r} has been trained", fix="run 'prescore train'")
+    return ModelBundle.load(settings.models_path / known[0].id)
+
+
+def score(
+    settings: Settings,
+    build: FeatureBuild,
+    bundle: ModelBundle,
+    client: Client,
+    progress: Progress,
+    overrides: Mapping[str, str] | None = None,
+) -> Generation:
+    """Score every user against every item, publish, check the gates, flip."""
+    from materialize.generation.run import publish_generation
+
+    return publish_generation(settings, build, bundle, client, progress, overrides=overrides)
+
+
+def open_catalogue(settings: Settings) -> Catalogue:
+    """The catalogue of models and generations, made and migrated if need be."""
+    from materialize.generation.catalogue import Catalogue
+
+    settings.home.mkdir(parents=True, exist_ok=True)
+    return Catalogue.open(settings.catalogue_url)
+
+
+def find_generation(catalogue: Catalogue, model: str, generation_id: str) -> Generation:
+    """A generation by id, or the live one.
+
+    Raises:
+        NotFoundError: If there is none.
+    """
+    if generation_id != "live":
+        return catalogue.generation(generation_id)
+    live = catalogue.live_generation(model)
+    if live is None:
+        raise NotFoundError(f"no generation of {model!r} is live", fix="publish one: 'prescore run'")
+    return live
+
+
+def gate_rows(catalogue: Catalogue, generation_id: str) -> list[dict[str, object]]:
+    """Gates of a generation: measured against allowed."""
+    return [
+        {
+            "gate": g.gate,
+            "measured": g.measured,
+            "allowed": g.allowed,
+            "verdict": g.verdict,
+            "reason": g.reason,
+        }
+        for g in catalogue.gate_results(generation_id)
+    ]
+
+
+def quality_rows(bundle: ModelBundle) -> list[dict[str, object]]:
+    """Ranking quality of the model and its baselines, best NDCG@10 first."""
+    columns = ("ndcg@10", "recall@10", "recall@50", "coverage@10")
+    methods = bundle.metrics.get("methods", {})
+    rows: list[dict[str, object]] = []
+    for name in sorted(methods, key=lambda name: -methods[name]["ndcg@10"]):
+        measured = methods[name]
+        rows.append({"method": name} | {column: measured.get(column) for column in columns})
+        rows[-1]["ndcg@10, new items"] = measured.get("new_items", {}).get("ndcg@10")
+    return rows
+
+
+def activate(settings: Settings, generation_id: str, progress: Progress) -> Generation:
+    """Make a complete generation live."""
+    from materialize.generation import flip
+
+    return flip.activate(settings, open_catalogue(settings), generation_id, progress)
+
+
+def rollback(settings: Settings, progress: Progress) -> Generation:
+    """Make the generation live that was so before."""
+    from materialize.generation import flip
+
+    return flip.rollback(settings, open_catalogue(settings), progress)
+
+
+def query(settings: Settings, sql: str, generation_id: str) -> pa.Table:
+    """Answer a query over the scored tables; ``generation_id`` empty: the live one.
+
+    Raises:
+        CallerError: If it would write, or is not valid.
+        NotFoundError: If it names something that does not exist.
+    """
+    from materialize.publish.sql import read
+
+    catalogue = open_catalogue(settings)
+    if generation_id:
+        return read(sql, settings, catalogue.generation(generation_id).id)
+    live = catalogue.live_generation(settings.model)
+    return read(sql, settings, live.id if live else None)
