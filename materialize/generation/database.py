@@ -92,7 +92,9 @@ class Database:
             yield
         except exc.NoSuchModuleError as error:
             raise _unsupported(self.url) from error
-        except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
+        except (exc.IntegrityError, exc.ProgrammingError, exc.DataError):
+            raise  # a fault of this code, or a race that the caller knows of
+        except (exc.DatabaseError, exc.InterfaceError, exc.TimeoutError) as error:
             raise StorageError(
                 "the catalogue database cannot be used",
                 expected=f"a database at {self.url}",

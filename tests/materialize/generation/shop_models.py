@@ -1,0 +1,146 @@
+"""Models of the shop that need no training, and what a test asks of a published world."""
+
+from __future__ import annotations
+
+import datetime as dt
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import redis
+import xgboost
+
+from features.feature_build import FeatureBuild
+from materialize.generation.catalogue import Catalogue, Generation
+from materialize.generation.run import publish_generation
+from materialize.model_bundle import Lineage, ModelBundle
+from materialize.progress import NoProgress
+from materialize.publish.feast_format import decode_value, entity_key, field_hash
+from materialize.publish.live_pointer import LivePointer, pointer_key
+from materialize.publish.scored_tables import ScoredTables
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from distributed import Client
+
+    from materialize.progress import Progress
+    from materialize.settings import Settings
+
+CUTOFF_NAME = "20240701T000000Z"
+
+
+def open_build(settings: Settings) -> FeatureBuild:
+    """The shop's feature build."""
+    return FeatureBuild.load(settings.features_path / CUTOFF_NAME)
+
+
+def random_bundle(settings: Settings, seed: int, metrics: Mapping[str, Any] | None = None) -> ModelBundle:
+    """A forest on noise: every feature gets splits, and another seed ranks otherwise."""
+    schema = open_build(settings).schema
+    rng = np.random.default_rng(seed)
+    inputs = (rng.normal(size=(2000, len(schema.columns))) * 5).astype(np.float32)
+    for place, column in enumerate(schema.columns):
+        if column.vocabulary is not None:
+            inputs[:, place] = rng.integers(0, len(column.vocabulary), len(inputs))
+    matrix = xgboost.DMatrix(
+        inputs,
+        rng.random(len(inputs)) < 0.3,
+        feature_names=schema.names,
+        feature_types=[c.feature_type for c in schema.columns],
+        enable_categorical=True,
+    )
+    booster = xgboost.train(
+        {"max_depth": 4, "objective": "binary:logistic", "seed": seed, "nthread": 1}, matrix, 20
+    )
+    lineage = Lineage(
+        cutoff=CUTOFF_NAME, parameters={"seed": seed}, created_at=dt.datetime(2024, 7, 2, tzinfo=dt.UTC)
+    )
+    return ModelBundle.save(
+        settings.models_path,
+        name=settings.model,
+        model=bytes(booster.save_raw("ubj")),
+        schema=schema,
+        metrics=metrics or {},
+        exclude_seen=False,
+        lineage=lineage,
+    )
+
+
+@dataclass(frozen=True)
+class World:
+    """A shop, its store and its catalogue."""
+
+    settings: Settings
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return Catalogue.open(self.settings.catalogue_url)
+
+    @property
+    def store(self) -> redis.Redis:
+        return redis.Redis.from_url(self.settings.store.url.get_secret_value())
+
+    def publish(
+        self,
+        client: Client,
+        seed: int = 1,
+        *,
+        progress: Progress | None = None,
+        overrides: Mapping[str, str] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        **scoring: object,
+    ) -> Generation:
+        settings = self.settings
+        if scoring:
+            settings = settings.model_copy(update={"scoring": settings.scoring.model_copy(update=scoring)})
+        bundle = random_bundle(settings, seed, metrics)
+        return publish_generation(
+            settings, open_build(settings), bundle, client, progress or NoProgress(), overrides=overrides
+        )
+
+    def pointer(self) -> LivePointer | None:
+        with closing(self.store) as store:
+            raw = store.get(pointer_key(self.settings.project, self.settings.model))
+        return None if raw is None else LivePointer.decode(raw)  # type: ignore[arg-type]
+
+    def slot(self, name: str) -> dict[int, tuple[object, ...]]:
+        """User id → item_ids, scores, generation of a slot, for every user of the shop that is in it."""
+        view = f"{self.settings.model}_{name}"
+        fields = [field_hash(view, f) for f in ("item_ids", "scores", "generation")]
+        rows = {}
+        with closing(self.store) as store:
+            for user in range(1, 151):
+                raw: list[Any] = store.hmget(entity_key(user, self.settings.project), fields)  # type: ignore[assignment]
+                if raw[2] is not None:
+                    rows[user] = tuple(decode_value(r) for r in raw)
+        return rows
+
+    def served(self) -> dict[int, tuple[object, ...]]:
+        """What a look-up service would answer from, by user."""
+        pointer = self.pointer()
+        return {} if pointer is None else self.slot(pointer.slot)
+
+    def contents(self) -> dict[str, object]:
+        """Everything that a publication leaves, but for times and fencing tokens."""
+        tables = ScoredTables.of(self.settings)
+        live = self.catalogue.live_generation(self.settings.model)
+        assert live is not None
+        pointer = self.pointer()
+        assert pointer is not None
+        artifact = self.settings.generations_path / live.id
+        return {
+            "store": {slot: self.slot(slot) for slot in ("a", "b")},
+            "pointer": (pointer.generation, pointer.slot, pointer.model_id, pointer.artifact),
+            "files": {g: [p.read_bytes() for p in tables.files(g)] for g in tables.generations()},
+            "artifact": {
+                str(p.relative_to(artifact)): p.read_bytes()
+                for p in sorted(artifact.rglob("*"))
+                if p.is_file()
+            },
+            "states": {
+                g.id: (g.state, g.slot, g.rows) for g in self.catalogue.generations(self.settings.model)
+            },
+            "gates": self.catalogue.gate_results(live.id),
+        }
