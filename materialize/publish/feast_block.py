@@ -140,7 +140,7 @@ def encode_column(values: pa.Array | pa.ChunkedArray, kind: Kind | None = None) 
     else:
         out = np.empty(n * (1 + _MAX_VARINT), np.uint8)
         valid = np.ones(n, np.bool_) if kind == Kind.UNIX_TIMESTAMP else _valid(array)
-        kernels.encode_varints(_integers(array, kind), valid, _tag(kind, 0), starts, out)
+        kernels.encode_varints(_integers(array), valid, _tag(kind, 0), starts, out)
     return Rows(starts, out[: starts[n]])
 
 
@@ -168,7 +168,7 @@ def _encode_lists(array: pa.LargeListArray, kind: Kind) -> Rows:
         kernels.encode_fixed_lists(offsets, numbers, width, valid, tag, starts, out)
     else:
         out = np.empty(count * _MAX_VARINT + n * head, np.uint8)
-        kernels.encode_varint_lists(offsets, _integers(items, element), valid, tag, starts, out)
+        kernels.encode_varint_lists(offsets, _integers(items, in_list=True), valid, tag, starts, out)
     return Rows(starts, out[: starts[n]])
 
 
@@ -226,7 +226,7 @@ def _id_rows(name: str, values: pa.Array | pa.ChunkedArray, kind: Kind) -> Rows:
     if kind in _TEXT:
         offsets, data = _text_buffers(array)
     elif kind in {Kind.INT32, Kind.INT64, Kind.UNIX_TIMESTAMP}:
-        numbers = _integers(array, kind).astype("<i4" if kind == Kind.INT32 else "<i8")
+        numbers = _integers(array).astype("<i4" if kind == Kind.INT32 else "<i8")
         offsets = np.arange(len(array) + 1, dtype=np.int64) * numbers.itemsize
         data = numbers.view(np.uint8)
     else:
@@ -300,15 +300,18 @@ def _numbers(array: pa.Array) -> NDArray[np.uint8]:
     return data[array.offset * width : (array.offset + len(array)) * width]
 
 
-def _integers(array: pa.Array, kind: Kind) -> NDArray[np.int64]:
+def _integers(array: pa.Array, *, in_list: bool = False) -> NDArray[np.int64]:
     """int64[n]; nulls are 0, or for timestamps NULL_TIMESTAMP, which come in seconds."""
     if not pa.types.is_timestamp(array.type):
         numbers: NDArray[np.int64] = _filled(array.cast(pa.int64()), 0).to_numpy()
         return numbers
     per_second = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}[array.type.unit]
-    ticks = array.cast(pa.int64())
-    seconds: NDArray[np.int64] = _filled(ticks, 0).to_numpy() // per_second
-    return np.where(_valid(array), seconds, NULL_TIMESTAMP) if kind == Kind.UNIX_TIMESTAMP else seconds
+    ticks: NDArray[np.int64] = _filled(array.cast(pa.int64()), 0).to_numpy()
+    seconds = ticks // per_second
+    if in_list:
+        # Before 1970, Feast rounds elements of a list up, and single values down.
+        seconds += (ticks < 0) & (ticks % per_second != 0)
+    return np.where(_valid(array), seconds, NULL_TIMESTAMP)
 
 
 def _tag(kind: Kind, wire: int) -> int:

@@ -10,12 +10,15 @@ a varint, 4 or 8 little-endian bytes, or a length and that many bytes. Nothing a
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import mmh3
 
 from features.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 Scalar = int | float | bool | str | bytes
 Value = Scalar | list[int] | list[float] | list[bool] | list[str] | list[bytes] | None
@@ -213,7 +216,7 @@ def _decode_list(raw: bytes, position: int, element: Kind, limit: int | None) ->
 
 
 def _decode_texts(raw: bytes, position: int, element: Kind, limit: int | None) -> list[str] | list[bytes]:
-    texts = []
+    texts: list[bytes] = []
     end = len(raw)
     room = end if limit is None else limit
     while position < end and len(texts) < room:

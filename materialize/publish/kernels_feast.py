@@ -8,7 +8,7 @@ whose ``valid`` is 0 gets no bytes: a missing value. What follows the tag is des
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit, types, uint64
@@ -19,63 +19,65 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Bytes = NDArray[np.uint8]
-    Offsets = NDArray[np.int64]
+    Numbers = NDArray[np.int64]
+    Flags = NDArray[np.bool_]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _varint_size(number):  # type: ignore[no-untyped-def]
-    number = uint64(number)
+def _varint_size(number: int) -> int:
+    rest = uint64(number)
     size = 1
-    while number >= uint64(0x80):
-        number >>= uint64(7)
+    while rest >= uint64(0x80):
+        rest >>= uint64(7)
         size += 1
     return size
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _put_varint(out, p, number):  # type: ignore[no-untyped-def]
-    number = uint64(number)
-    while number >= uint64(0x80):
-        out[p] = np.uint8(number & uint64(0x7F) | uint64(0x80))
-        number >>= uint64(7)
+def _put_varint(out: Bytes, p: int, number: int) -> int:
+    rest = uint64(number)
+    while rest >= uint64(0x80):
+        out[p] = np.uint8(rest & uint64(0x7F) | uint64(0x80))
+        rest >>= uint64(7)
         p += 1
-    out[p] = np.uint8(number)
+    out[p] = np.uint8(rest)
     return p + 1
 
 
-@intrinsic
-def _copy_memory(_context, out, p, data, begin, length):  # type: ignore[no-untyped-def]
-    # A loop over bytes is not vectorized, because of NumPy's negative indices; this is C's memcpy.
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+def _memcpy(_context: Any, out: Any, _p: Any, data: Any, _begin: Any, _length: Any) -> Any:
+    """``out[p : p + length] = data[begin : begin + length]``.
+
+    A loop over bytes is not vectorized, because NumPy's indices may be negative; this is C's memcpy.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         out_type, _, data_type, _, _ = signature.args
         target = context.make_array(out_type)(context, builder, arguments[0])
         source = context.make_array(data_type)(context, builder, arguments[2])
-        cgutils.raw_memcpy(
-            builder,
-            builder.gep(target.data, [arguments[1]]),
-            builder.gep(source.data, [arguments[3]]),
-            arguments[4],
-            1,
-        )
+        to, begin = builder.gep(target.data, [arguments[1]]), builder.gep(source.data, [arguments[3]])
+        cgutils.raw_memcpy(builder, to, begin, arguments[4], 1)  # type: ignore[no-untyped-call]
         return context.get_dummy_value()
 
     return types.void(out, types.int64, data, types.int64, types.int64), generate
 
 
+_copy_memory: Any = intrinsic(_memcpy)
+
+
 @njit(cache=True, nogil=True, inline="always")
-def _put_bytes(out, p, data, begin, end):  # type: ignore[no-untyped-def]
+def _put_bytes(out: Bytes, p: int, data: Bytes, begin: int, end: int) -> int:
     _copy_memory(out, p, data, begin, end - begin)
     return p + end - begin
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _put_tag(out, p, tag):  # type: ignore[no-untyped-def]
+def _put_tag(out: Bytes, p: int, tag: int) -> int:
     # Field numbers of the supported kinds end at 18, so a tag has one byte or two.
     return _put_varint(out, p, tag)
 
 
 @njit(cache=True, nogil=True)
-def encode_varints(values, valid, tag, starts, out):  # type: ignore[no-untyped-def]
+def encode_varints(values: Numbers, valid: Flags, tag: int, starts: Numbers, out: Bytes) -> None:
     """int64[n] → tag, varint."""
     p = 0
     for i in range(len(values)):
@@ -87,7 +89,7 @@ def encode_varints(values, valid, tag, starts, out):  # type: ignore[no-untyped-
 
 
 @njit(cache=True, nogil=True)
-def encode_fixed(data, width, valid, tag, starts, out):  # type: ignore[no-untyped-def]
+def encode_fixed(data: Bytes, width: int, valid: Flags, tag: int, starts: Numbers, out: Bytes) -> None:
     """uint8[n * width] → tag, width bytes."""
     p = 0
     for i in range(len(valid)):
@@ -99,7 +101,7 @@ def encode_fixed(data, width, valid, tag, starts, out):  # type: ignore[no-untyp
 
 
 @njit(cache=True, nogil=True)
-def encode_texts(offsets, data, valid, tag, starts, out):  # type: ignore[no-untyped-def]
+def encode_texts(offsets: Numbers, data: Bytes, valid: Flags, tag: int, starts: Numbers, out: Bytes) -> None:
     """Strings or bytes of an Arrow array, int64[n + 1] offsets into uint8 data → tag, length, bytes."""
     p = 0
     for i in range(len(valid)):
@@ -112,7 +114,9 @@ def encode_texts(offsets, data, valid, tag, starts, out):  # type: ignore[no-unt
 
 
 @njit(cache=True, nogil=True)
-def encode_varint_lists(offsets, values, valid, tag, starts, out):  # type: ignore[no-untyped-def]
+def encode_varint_lists(
+    offsets: Numbers, values: Numbers, valid: Flags, tag: int, starts: Numbers, out: Bytes
+) -> None:
     """Lists, int64[n + 1] offsets into int64 values → tag, length, 0x0a, length, packed varints."""
     p = 0
     for i in range(len(valid)):
@@ -129,7 +133,9 @@ def encode_varint_lists(offsets, values, valid, tag, starts, out):  # type: igno
 
 
 @njit(cache=True, nogil=True)
-def encode_fixed_lists(offsets, data, width, valid, tag, starts, out):  # type: ignore[no-untyped-def]
+def encode_fixed_lists(
+    offsets: Numbers, data: Bytes, width: int, valid: Flags, tag: int, starts: Numbers, out: Bytes
+) -> None:
     """Lists, int64[n + 1] offsets counted in values of ``width`` bytes → tag, length, 0x0a, length, bytes."""
     p = 0
     for i in range(len(valid)):
@@ -142,7 +148,7 @@ def encode_fixed_lists(offsets, data, width, valid, tag, starts, out):  # type: 
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _put_packed_head(out, p, tag, packed):  # type: ignore[no-untyped-def]
+def _put_packed_head(out: Bytes, p: int, tag: int, packed: int) -> int:
     # Protobuf leaves an empty packed field out altogether.
     p = _put_tag(out, p, tag)
     if packed == 0:
@@ -153,7 +159,9 @@ def _put_packed_head(out, p, tag, packed):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def encode_text_lists(offsets, text_offsets, data, valid, tag, starts, out):  # type: ignore[no-untyped-def]
+def encode_text_lists(
+    offsets: Numbers, text_offsets: Numbers, data: Bytes, valid: Flags, tag: int, starts: Numbers, out: Bytes
+) -> None:
     """Lists of texts → tag, length, then 0x0a, length, bytes of each."""
     p = 0
     for i in range(len(valid)):
@@ -174,7 +182,7 @@ def encode_text_lists(offsets, text_offsets, data, valid, tag, starts, out):  # 
 
 
 @njit(cache=True, nogil=True)
-def encode_timestamps(microseconds, starts, out):  # type: ignore[no-untyped-def]
+def encode_timestamps(microseconds: Numbers, starts: Numbers, out: Bytes) -> None:
     """int64[n] microseconds since 1970 → ``google.protobuf.Timestamp``: seconds, nanoseconds."""
     p = 0
     for i in range(len(microseconds)):
@@ -191,7 +199,7 @@ def encode_timestamps(microseconds, starts, out):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, nogil=True)
-def entity_part(offsets, data, kind, starts, out):  # type: ignore[no-untyped-def]
+def entity_part(offsets: Numbers, data: Bytes, kind: int, starts: Numbers, out: Bytes) -> None:
     """Ids as bytes → the part of an entity key that names them: uint32 kind, uint32 length, bytes."""
     p = 0
     for i in range(len(offsets) - 1):
@@ -205,7 +213,7 @@ def entity_part(offsets, data, kind, starts, out):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _digits(number):  # type: ignore[no-untyped-def]
+def _digits(number: int) -> int:
     size = 1
     while number >= 10:
         number //= 10
@@ -214,7 +222,7 @@ def _digits(number):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def add_bulk_sizes(starts, fixed, sizes):  # type: ignore[no-untyped-def]
+def add_bulk_sizes(starts: Numbers, fixed: int, sizes: Numbers) -> None:
     """Add to int64[n] sizes what :func:`put_bulks` will write: ``fixed`` bytes, digits, CRLF, bytes, CRLF."""
     for i in range(len(sizes)):
         length = starts[i + 1] - starts[i]
@@ -222,7 +230,7 @@ def add_bulk_sizes(starts, fixed, sizes):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def put_bulks(prefix, starts, data, cursors, out):  # type: ignore[no-untyped-def]
+def put_bulks(prefix: Bytes, starts: Numbers, data: Bytes, cursors: Numbers, out: Bytes) -> None:
     """Write, at each row's cursor, ``prefix`` and then the row's bytes as the rest of a RESP bulk string.
 
     ``prefix`` ends in ``$``; the cursors move on.
@@ -245,28 +253,28 @@ def put_bulks(prefix, starts, data, cursors, out):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, nogil=True)
-def put_constant(constant, cursors, out):  # type: ignore[no-untyped-def]
+def put_constant(constant: Bytes, cursors: Numbers, out: Bytes) -> None:
     """Write the same bytes at each row's cursor; the cursors move on."""
     for i in range(len(cursors)):
         cursors[i] = _put_bytes(out, cursors[i], constant, 0, len(constant))
 
 
 @njit(cache=True, nogil=True)
-def put_rows(starts, data, cursors, out):  # type: ignore[no-untyped-def]
+def put_rows(starts: Numbers, data: Bytes, cursors: Numbers, out: Bytes) -> None:
     """Write each row's bytes at its cursor; the cursors move on."""
     for i in range(len(cursors)):
         cursors[i] = _put_bytes(out, cursors[i], data, starts[i], starts[i + 1])
 
 
 @njit(cache=True, nogil=True)
-def take_rows(starts, data, rows, cursors, out):  # type: ignore[no-untyped-def]
+def take_rows(starts: Numbers, data: Bytes, rows: Numbers, cursors: Numbers, out: Bytes) -> None:
     """Write the bytes of ``rows[i]`` at cursor i."""
     for i in range(len(rows)):
         _put_bytes(out, cursors[i], data, starts[rows[i]], starts[rows[i] + 1])
 
 
 @njit(cache=True, nogil=True)
-def hash_slots(starts, data, table, slots):  # type: ignore[no-untyped-def]
+def hash_slots(starts: Numbers, data: Bytes, table: NDArray[np.int32], slots: NDArray[np.int32]) -> None:
     """Cluster slot of each key: CRC16 (XMODEM) mod 16384 of the key, or of its first non-empty ``{…}``."""
     for i in range(len(slots)):
         begin, end = starts[i], starts[i + 1]

@@ -80,7 +80,8 @@ def _sentinel(scheme: str, rest: str, limits: dict[str, Any]) -> redis.Redis:
     if scheme == "rediss":
         asking |= {"ssl": True} | {k: v for k, v in options.items() if k.startswith("ssl_")}
         options["ssl"] = True
-    client: redis.Redis = Sentinel(nodes, sentinel_kwargs=asking, **limits, **options).master_for(service)
+    sentinel = Sentinel(nodes, sentinel_kwargs=asking, **limits, **options)  # type: ignore[no-untyped-call]
+    client: redis.Redis = sentinel.master_for(service)  # type: ignore[no-untyped-call]
     return client
 
 
@@ -88,7 +89,8 @@ def _cluster(scheme: str, rest: str, limits: dict[str, Any]) -> RedisCluster:
     nodes, _, options = _several(scheme, rest, DEFAULT_PORT["cluster"])
     if scheme == "rediss":
         options["ssl"] = True
-    return RedisCluster(startup_nodes=[ClusterNode(h, p) for h, p in nodes], **limits, **options)
+    start = [ClusterNode(host, port) for host, port in nodes]  # type: ignore[no-untyped-call]
+    return RedisCluster(startup_nodes=start, **limits, **options)
 
 
 def _several(scheme: str, rest: str, port: int) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
@@ -105,9 +107,8 @@ def _several(scheme: str, rest: str, port: int) -> tuple[list[tuple[str, int]], 
             raise ValueError(f"no host in {host!r}")
         nodes.append((parts.hostname, parts.port or port))
     service, _, query = tail.partition("?")
-    options: dict[str, Any] = dict(
-        parse_url(f"{scheme}://{credentials + '@' if credentials else ''}host?{query}")
-    )
+    one = f"{scheme}://{credentials}@host?{query}" if credentials else f"{scheme}://host?{query}"
+    options: dict[str, Any] = dict(parse_url(one))  # type: ignore[no-untyped-call]
     for name in ("host", "port", "db", "connection_class"):
         options.pop(name, None)
     return nodes, unquote(service), options

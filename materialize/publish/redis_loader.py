@@ -19,8 +19,8 @@ import structlog
 
 from features.errors import SchemaMismatchError, StoreError
 from features.schema import USER_ID
-from materialize.publish.feast_block import Kind, Rows, encode_column, entity_keys
-from materialize.publish.feast_format import encode_timestamp, encode_value, field_hash, timestamp_field
+from materialize.publish.feast_block import Rows, encode_column, entity_keys
+from materialize.publish.feast_format import Kind, encode_timestamp, encode_value, field_hash, timestamp_field
 from materialize.publish.redis_connections import refusal, store_error
 from materialize.publish.redis_routes import Routes
 from materialize.publish.resp_commands import commands, hset_commands
@@ -114,7 +114,7 @@ class RedisLoader:
         if timestamp.tzinfo is None:
             raise SchemaMismatchError("the timestamp of a load has no zone", got=timestamp.isoformat())
         features = [name for name in table.column_names if name != entity]
-        stamp = encode_timestamp(int(round(timestamp.timestamp() * 1_000_000)))
+        stamp = encode_timestamp(round(timestamp.timestamp() * 1_000_000))
 
         def encode(part: pa.Table) -> Rows:
             keys = entity_keys({entity: part[entity]}, self._project)
@@ -280,9 +280,9 @@ class RedisLoader:
             batch = Batch(
                 np.repeat(numbers, 2), Rows(np.array([0, len(pairs)]), np.frombuffer(pairs, np.uint8))
             )
-            batches = iter([batch])
+            left = [batch]
             lane = Lane(address, self._routes.redirected(address), replies())
-            stream([lane], lambda _, batches=batches: next(batches, None), self._timeout)
+            stream([lane], lambda _: left.pop() if left else None, self._timeout)  # noqa: B023 - used at once
 
 
 def _take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:

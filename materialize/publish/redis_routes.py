@@ -76,7 +76,7 @@ class Routes:
         """Close the raw connections; the next group opens new ones."""
         for connections in self._open.values():
             for connection in connections:
-                connection.disconnect()
+                connection.disconnect()  # type: ignore[no-untyped-call]
         self._open.clear()
 
     def refresh(self) -> None:
@@ -145,7 +145,8 @@ class Routes:
             with explained(self.url):
                 cursor = 0
                 while True:
-                    cursor, keys = self._client_of(node).scan(cursor, match=pattern, count=_SCAN_COUNT)
+                    reply = self._client_of(node).scan(cursor, match=pattern, count=_SCAN_COUNT)
+                    cursor, keys = cast("tuple[int, list[bytes]]", reply)
                     for kind in (Kind.INT64, Kind.STRING):
                         ids = [i for key in keys if (i := _id_of(key, prefix, suffix, kind)) is not None]
                         if ids:
@@ -155,12 +156,13 @@ class Routes:
 
     def _nodes(self) -> list[str | None]:
         if isinstance(self._client, RedisCluster):
-            return [node.name for node in self._client.get_primaries()]
+            return [node.name for node in self._client.get_primaries()]  # type: ignore[no-untyped-call]
         return [None]
 
     def _client_of(self, node: str | None) -> redis.Redis:
         if isinstance(self._client, RedisCluster):
-            return self._client.get_redis_connection(self._client.get_node(node_name=node))
+            found = self._client.get_node(node_name=node)  # type: ignore[no-untyped-call]
+            return self._client.get_redis_connection(found)
         return self._client
 
     def _pool_of(self, node: str | None) -> ConnectionPool:
@@ -172,18 +174,18 @@ class Routes:
             pool = self._pool_of(node)
             self._open[key] = []
             for _ in range(self._count):
-                connection = pool.make_connection()
-                connection.connect()
+                connection = cast("Connection", pool.make_connection())
+                connection.connect()  # type: ignore[no-untyped-call]
                 self._open[key].append(connection)
         return [_socket(connection) for connection in self._open[key]]
 
 
 def _socket(connection: Connection) -> socket.socket:
     # redis-py has no public way to stream through a connection that it has set up.
-    raw = connection._sock  # noqa: SLF001
+    raw = cast("socket.socket | None", connection._sock)  # noqa: SLF001
     if raw is None:
         raise StoreError("a connection to the store closed before it was used")
-    return cast("socket.socket", raw)
+    return raw
 
 
 def _id_of(key: bytes, prefix: bytes, suffix: bytes, kind: Kind) -> int | str | None:

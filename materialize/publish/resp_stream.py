@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import hiredis
-import numpy as np
 
 from features.errors import StoreError
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from materialize.publish.feast_block import Rows
@@ -70,10 +70,12 @@ class CountedReplies:
     _tail: bytes = b""
 
     def expect(self, batch: Batch) -> None:
+        """See :class:`Replies`."""
         self.batches.append((batch, self.sent))
         self.sent += len(batch.rows)
 
     def take(self, data: bytes) -> None:
+        """See :class:`Replies`."""
         data = self._tail + data
         end = data.rfind(b"\n") + 1
         whole, self._tail = data[:end], data[end:]
@@ -93,6 +95,7 @@ class CountedReplies:
 
     @property
     def outstanding(self) -> int:
+        """Commands without a reply."""
         return self.sent - self.answered
 
 
@@ -106,9 +109,11 @@ class ReadReplies:
     _reader: hiredis.Reader = field(default_factory=hiredis.Reader)
 
     def expect(self, batch: Batch) -> None:
+        """See :class:`Replies`."""
         self.rows.extend(batch.rows.tolist())
 
     def take(self, data: bytes) -> None:
+        """See :class:`Replies`."""
         self._reader.feed(data)
         while (value := self._reader.gets()) is not False:
             row = self.rows.popleft()
@@ -119,6 +124,7 @@ class ReadReplies:
 
     @property
     def outstanding(self) -> int:
+        """Commands without a reply."""
         return len(self.rows)
 
 
@@ -134,11 +140,11 @@ class Lane:
     bytes_sent: int = 0
 
     def __post_init__(self) -> None:
-        self.sock.setblocking(False)  # noqa: FBT003 - the socket's own signature
+        self.sock.setblocking(False)
 
     def queue(self, batch: Batch) -> None:
         """Add commands to what is to be sent."""
-        data = memoryview(batch.commands.data)
+        data = batch.commands.data.data
         self.backlog.append(data)
         self.waiting += len(data)
         self.replies.expect(batch)

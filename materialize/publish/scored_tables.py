@@ -181,7 +181,7 @@ class ScoredTables:
             try:
                 with table.transaction() as change:
                     if present:
-                        change.delete(EqualTo("generation", generation))
+                        change.delete(EqualTo(term="generation", value=generation))
                     if wanted:
                         change.add_files(
                             sorted(wanted),
@@ -234,7 +234,7 @@ class ScoredTables:
     def drop_generation(self, generation: str) -> None:
         """Remove a generation: its rows in one commit, then its files and the history that names them."""
         if self.files(generation):
-            self.table(RECOMMENDATIONS).delete(EqualTo("generation", generation))
+            self.table(RECOMMENDATIONS).delete(EqualTo(term="generation", value=generation))
         self.collect_orphans(0)
 
     def erase_user(self, user_id: int | str) -> int:
@@ -245,7 +245,7 @@ class ScoredTables:
                 continue
             table = self.table(name)
             before = table.scan().count()
-            table.delete(EqualTo(USER_ID, user_id))
+            table.delete(EqualTo(term=USER_ID, value=user_id))
             removed += before - self.table(name).scan().count()
         self.collect_orphans(0)
         return removed
@@ -298,7 +298,7 @@ class ScoredTables:
 
     @staticmethod
     def _files(table: Table, generation: str) -> list[Path]:
-        tasks = table.scan(row_filter=EqualTo("generation", generation)).plan_files()
+        tasks = table.scan(row_filter=EqualTo(term="generation", value=generation)).plan_files()
         return sorted(local_path(task.file.file_path) for task in tasks)
 
 
