@@ -18,6 +18,7 @@ from tests.serving_lookup.published_world import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +50,17 @@ def service(
 ) -> Iterator[RunningService]:
     """A server of two workers on that world."""
     settings = {"workers": 2, "deadline_ms": 2000}
-    running = start_service(tmp_path_factory.mktemp("service"), world.url, free_port(), settings)
-    wait_until(lambda: running.get("/health/ready").status_code == 200)
-    yield running
-    running.stop()
+    with start_service(tmp_path_factory.mktemp("service"), world.url, free_port(), settings) as running:
+        wait_until(lambda: running.get("/health/ready").status_code == 200)
+        yield running
+
+
+@pytest.fixture
+def own_world(tmp_path: Path) -> Iterator[World]:
+    """As ``world``, with whole-number ids, for a test that does not put things back."""
+    with running_store() as server:
+        made = World(server, tmp_path, Tables("int64"))
+        made.load_features()
+        made.flip(made.build("g1", "a", 1))
+        yield made
+        made.client.close()

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import httpx
 import numpy as np
@@ -170,11 +170,12 @@ class World:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.server.port}"
+        path = self.server.unix_socket_path
+        return f"unix://{path}" if path else f"redis://127.0.0.1:{self.server.port}"
 
     @cached_property
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.server.port)
+        return redis.Redis.from_url(self.url)
 
     def load_features(self) -> None:
         """Write what ``features materialize`` would: one view for users, one per group, one for pairs."""
@@ -295,6 +296,12 @@ class RunningService:
             if name == line:
                 return float(value)
         return 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def stop(self) -> None:
         """End it as a process manager would."""

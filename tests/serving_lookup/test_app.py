@@ -108,7 +108,7 @@ def test_inline_features_give_the_same_list(world: World, service: RunningServic
     row = world.tables.users.slice(index, 1).to_pylist()[0]
     affinities = [r for r in world.tables.affinities.to_pylist() if r["user_id"] == user]
     pairs = [r for r in world.tables.pairs.to_pylist() if r["user_id"] == user]
-    body = {
+    body: dict[str, object] = {
         "user": {"age": row["age"], "segment": row["segment"]},
         "affinity": {
             "category": {
@@ -129,15 +129,16 @@ def test_inline_features_give_the_same_list(world: World, service: RunningServic
     refused = httpx.post(url, json={"user": {"aeg": 3}})
     assert refused.status_code == 422
     assert "'aeg'" in refused.json()["detail"]
-    for body in (
+    wrong: list[dict[str, object]] = [
         {"user": {"age": "old"}},
         {"user": {"segment": 3}},
         {"affinity": {"brand": {"keys": [], "features": {}}}},
         {"affinity": {"category": {"keys": ["x"], "features": {"visits": [1, 2]}}}},
         {"affinity": {"category": {"keys": ["x", "x"], "features": {}}}},
         {"unknown": 1},
-    ):
-        assert httpx.post(url, json=body).status_code == 422, body
+    ]
+    for unfit in wrong:
+        assert httpx.post(url, json=unfit).status_code == 422, unfit
 
 
 @pytest.mark.parametrize(
