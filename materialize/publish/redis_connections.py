@@ -124,13 +124,24 @@ def explained(url: str) -> Iterator[None]:
 
 
 _CAUSES: tuple[tuple[str, str, str], ...] = (
-    # What the server says, what that means, what to do.
+    # What the server says, with its code or as redis-py passes it on without; what that means; what to do.
     ("OOM", "is out of memory", "raise maxmemory, or publish fewer users or a smaller k"),
     (
         "READONLY",
         "is a read-only replica",
         "give the primary's address, or use redis+sentinel:// to follow it",
     ),
+    (
+        "read only replica",
+        "is a read-only replica",
+        "give the primary's address, or use redis+sentinel:// to follow it",
+    ),
+    (
+        "without any password configured",
+        "has no password, but one was given",
+        "take the password out of [store] url",
+    ),
+    ("Authentication required", "wants a password", "put user and password into [store] url"),
     ("NOAUTH", "wants a password", "put user and password into [store] url"),
     ("WRONGPASS", "refused user or password", "check user and password in [store] url"),
     ("invalid username-password", "refused user or password", "check user and password in [store] url"),

