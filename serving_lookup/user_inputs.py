@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from features.errors import StoreError
+from features.online import online_views
 from features.schema import PAIR, USER, FeatureColumn, FeatureSchema, affinity
 from materialize.publish.feast_format import decode_value, field_hash, timestamp_field
 from serving_lookup.parameters import read_json_id
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
     from materialize.publish.feast_format import Value
     from materialize.scoring.user_batch import Keyed
     from serving_lookup.request_bodies import ScoreRequest
-
-USER_VIEW, PAIR_VIEW, AFFINITY_VIEW = "user_features", "pair_features", "affinity_"
-"""Feast views of the user entity that ``features materialize`` writes; the last one with the group appended."""
-
-KEYS, ITEM_IDS = "keys", "item_ids"
 
 
 @dataclass(frozen=True)
@@ -51,16 +47,11 @@ class InputReader:
         self._groups = {group: schema.of(affinity(group)) for group in schema.groups}
         self._pair = schema.of(PAIR)
         self._item_kind = schema.item_id_type
-        views: list[tuple[str, list[str]]] = [(USER_VIEW, [c.name for c in self._user])]
-        views += [
-            (AFFINITY_VIEW + g, [KEYS, *(c.name for c in columns)]) for g, columns in self._groups.items()
-        ]
-        # Items a user already has come from the pair view, also for a model that has no pair feature.
-        views.append((PAIR_VIEW, [ITEM_IDS, *(c.name for c in self._pair)]))
-        self.fields = [field_hash(view, name) for view, names in views for name in names]
+        views = online_views(schema)
+        self.fields = [field_hash(view.name, name) for view in views for name in view.fields]
         """Hash fields to read, in the order that :meth:`from_store` expects, then one timestamp per view."""
         self._values = len(self.fields)
-        self.fields += [timestamp_field(view) for view, _ in views]
+        self.fields += [timestamp_field(view.name) for view in views]
 
     def from_store(self, row: Sequence[bytes | None]) -> UserInputs | None:
         """Inputs of a user as the store holds them; ``None`` if no view knows the user.

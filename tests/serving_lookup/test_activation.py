@@ -39,7 +39,7 @@ def test_flips_under_load_neither_fail_nor_mix(
         for n in range(
             2, 7
         ):  # as fast as it goes: a slot is overwritten before the service has polled the pointer
-            pointers[n] = await asyncio.to_thread(world.build, f"g{n}", "ba"[n % 2], n)
+            pointers[n] = await asyncio.to_thread(world.build, f"g{n}", "a" if n % 2 else "b", n)
             world.flip(pointers[n])
         await asyncio.sleep(1)
         # A rollback, and at once the slot that was left is overwritten: readers must not meet its rows.

@@ -106,6 +106,9 @@ def test_retries_until_the_budget_is_spent(failing: tuple[str, list[str]]) -> No
 
 
 def test_nobody_there(free_port: Callable[[], int]) -> None:
-    with LookupClient(f"http://127.0.0.1:{free_port()}", "m", retries=1) as client:
-        with pytest.raises(RetryableError, match="cannot be reached"):
-            client.recommendations(1)
+    address = f"http://127.0.0.1:{free_port()}"
+    with (
+        LookupClient(address, "m", retries=1) as client,
+        pytest.raises(RetryableError, match="cannot be reached"),
+    ):
+        client.recommendations(1)

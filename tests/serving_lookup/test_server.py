@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # it has no stubs
 
 from tests.serving_lookup.load import fetch
 from tests.serving_lookup.published_world import MODEL, PRECOMPUTED, running_store, start_service, wait_until
