@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+
+from tests.shop import write_shop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +32,7 @@ def airflow_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
     }
     made = subprocess.run(
         [sys.executable, "-m", "airflow", "db", "migrate"],
@@ -59,7 +58,7 @@ def drive(airflow_environment: dict[str, str], tmp_path: Path) -> Callable[..., 
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=540,
         )
         assert report.is_file(), f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         return json.loads(report.read_text()), done.stdout + done.stderr
@@ -69,37 +68,8 @@ def drive(airflow_environment: dict[str, str], tmp_path: Path) -> Callable[..., 
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Settings file of a shop with 120 users, 40 items and half a year of events."""
-    folder = tmp_path_factory.mktemp("shop")
-    draw = np.random.default_rng(0)
-    n, start = 6000, np.datetime64("2017-06-01", "s")
-    favourites = draw.integers(0, 40, (120, 4))
-    user = draw.integers(0, 120, n)
-    item = np.where(draw.random(n) < 0.7, favourites[user, draw.integers(0, 4, n)], draw.integers(0, 40, n))
-    time = start + np.sort(draw.integers(0, 183 * 86400, n)).astype("timedelta64[s]")
-    write = {
-        "events": {
-            "user_id": user,
-            "item_id": item,
-            "event_time": pa.array(time).cast(pa.timestamp("us", "UTC")),
-        },
-        "users": {"user_id": np.arange(120), "age": draw.integers(18, 80, 120)},
-        "items": {
-            "item_id": np.arange(40),
-            "kind": [f"kind {i % 5}" for i in range(40)],
-            "price": draw.random(40),
-        },
-    }
-    for name, columns in write.items():
-        table = pa.table({column: pa.array(values) for column, values in columns.items()})
-        pq.write_table(table, folder / f"{name}.parquet")
-    settings = folder / "prescore.toml"
-    settings.write_text(
-        '[events]\npath = "events.parquet"\n[users]\npath = "users.parquet"\n'
-        '[items]\npath = "items.parquet"\ngroups = ["kind"]\n'
-        "[training]\ntrees = 10\n[scoring]\nk = 10\n[cluster]\nworkers = 1\n"
-        "[gates]\nmin_metric_ratio = 0\n"
-    )
+    """Settings file of a tiny shop; what the DAGs start for it is ended."""
+    settings = write_shop(tmp_path_factory.mktemp("shop"))
     yield settings
     prescore = Path(sys.executable).with_name("prescore")
     subprocess.run([prescore, "--settings", settings, "stop"], check=False, capture_output=True, timeout=60)
