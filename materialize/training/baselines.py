@@ -1,0 +1,92 @@
+"""Simple rankers that a model has to beat: popularity, recent popularity, the user's own decayed frequency."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from materialize.training.history import History
+
+
+class Baseline(Protocol):
+    """Scores every candidate for a block of users."""
+
+    def scores(self, block: slice) -> NDArray[np.float64]:
+        """float64[users of the block, items]; a fresh array."""
+
+
+class Popularity:
+    """The same list for everyone.
+
+    Args:
+        events: float64[items]: events of each item.
+        history: Says how many users there are.
+    """
+
+    def __init__(self, events: NDArray[np.float64], history: History) -> None:
+        self._events = events
+        self._users = len(history.rows)
+
+    def scores(self, block: slice) -> NDArray[np.float64]:
+        """See :class:`Baseline`."""
+        return np.tile(self._events, (len(range(*block.indices(self._users))), 1))
+
+
+class OwnDecayedFrequency:
+    """What the user did most, recent events counting more; recent popularity breaks ties and fills lists up."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        top = max(1.0, float(history.recent.max(initial=0.0)))
+        # Below any difference between two decayed counts that float32 can tell apart.
+        self._filler = history.recent / top * 1e-7
+
+    def scores(self, block: slice) -> NDArray[np.float64]:
+        """See :class:`Baseline`."""
+        own = self._history.decayed[self._history.rows[block]]
+        return np.asarray(own.toarray(), np.float64) + self._filler
+
+
+def simple_baselines(history: History) -> dict[str, Baseline]:
+    """Those that every training is compared with, by name."""
+    return {
+        "popularity": Popularity(history.popularity, history),
+        "recent_popularity": Popularity(history.recent, history),
+        "own_decayed_frequency": OwnDecayedFrequency(history),
+    }
+
+
+def rank(
+    baseline: Baseline, users: int, items: int, excluded: NDArray[np.int64], depth: int
+) -> NDArray[np.int64]:
+    """Each user's best items.
+
+    Args:
+        baseline: Gives the scores.
+        users: Number of users.
+        items: Number of candidates.
+        excluded: Sorted codes of pairs that must not be listed.
+        depth: Length of the lists.
+
+    Returns:
+        int64[users, min(depth, items)]: item positions, best first, ties by position; -1 past the end.
+    """
+    depth = min(depth, items)
+    ranked = np.full((users, depth), -1, np.int64)
+    step = max(1, 4_000_000 // items)
+    for start in range(0, users, step):
+        block = slice(start, min(start + step, users))
+        scores = baseline.scores(block)
+        low, high = np.searchsorted(excluded, [start * items, block.stop * items])
+        scores.reshape(-1)[excluded[low:high] - start * items] = -np.inf
+        best = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+        best.sort(axis=1)
+        values = np.take_along_axis(scores, best, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        lists = np.take_along_axis(best, order, axis=1)
+        ranked[block] = np.where(np.take_along_axis(values, order, axis=1) > -np.inf, lists, -1)
+    return ranked

@@ -1,0 +1,205 @@
+"""Ranks every candidate for the users of the evaluation window, and compares a model with the baselines.
+
+Nothing is sampled but users, and those only where there are very many: a sampled list of negatives
+would rank methods in another order than the full catalogue does. Every method ranks the same candidates
+for the same users, once as it would be served and once without what the user has seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from features.errors import SourceError
+from features.feature_build import HashRange
+from features.schema import ITEM_ID, USER_HASH, USER_ID, user_hash
+from materialize.scoring import PairScorer
+from materialize.training.baselines import Baseline, rank
+from materialize.training.history import History
+from materialize.training.label_windows import LabelWindow, pairs_before, pairs_in_window
+from materialize.training.metrics import DEPTH, RankingQuality, measure
+from materialize.training.pair_codes import PairCodes, contains
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import ibis.expr.types as ir
+    import xgboost
+    from numpy.typing import NDArray
+
+    from features.feature_build import FeatureBuild
+    from features.schema import FeatureSchema
+
+MOST_USERS = 10_000
+"""More users than these are thinned out by their hash; the intervals say what that costs."""
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """What is to be ranked and what would have been right.
+
+    Attributes:
+        window: Labels; features are as of its start.
+        build: The features.
+        hashes: Evaluated users are those with a positive in this range.
+        space: Evaluated users and candidates.
+        positives: Sorted codes of pairs with an event in the window.
+        seen: Sorted codes of pairs with an event before it.
+        history: For the baselines.
+        exclude_seen: Whether lists leave out what the user has seen; then that is no positive either.
+    """
+
+    window: LabelWindow
+    build: FeatureBuild
+    hashes: HashRange
+    space: PairCodes
+    positives: NDArray[np.int64]
+    seen: NDArray[np.int64]
+    history: History
+    exclude_seen: bool
+
+    @classmethod
+    def prepare(
+        cls,
+        events: ir.Table,
+        build: FeatureBuild,
+        window: LabelWindow,
+        *,
+        exclude_seen: bool,
+        most_users: int = MOST_USERS,
+    ) -> EvaluationTask:
+        """Read labels and history from the events.
+
+        Raises:
+            SourceError: If nothing happened in the window that could have been predicted.
+        """
+        candidates = build.read_items([ITEM_ID])
+        labels = pairs_in_window(events, window, candidates)
+        users = pc.unique(labels[USER_ID])
+        if not len(users):
+            raise SourceError(
+                "the evaluation window is empty",
+                expected="events with candidate items",
+                got=f"none from {window.start:%Y-%m-%d} to {window.end:%Y-%m-%d}",
+                fix="choose another cut-off, or lower [candidates] min_events",
+            )
+        hashes = thin_out(len(users), most_users)
+        users = users.filter(pa.array(user_hash(users) < hashes.high))
+        space = PairCodes(users, candidates[ITEM_ID].combine_chunks())
+        seen = pairs_before(events, window.start, candidates, pa.table({USER_ID: users}))
+        return cls(
+            window=window,
+            build=build,
+            hashes=hashes,
+            space=space,
+            positives=space.encode(labels),
+            seen=space.encode(seen),
+            history=History.read(events, window.start, users, space.items),
+            exclude_seen=exclude_seen,
+        )
+
+    def repeat_share(self) -> float:
+        """Share of the positives that the user had before."""
+        return float(contains(self.seen, self.positives).mean()) if len(self.positives) else 0.0
+
+    def new_positives(self) -> NDArray[np.int64]:
+        """Positives that the user had not before."""
+        return self.positives[~contains(self.seen, self.positives)]
+
+    def rank_model(
+        self, booster: xgboost.Booster, schema: FeatureSchema, *, exclude_seen: bool
+    ) -> NDArray[np.int64]:
+        """The model's lists: int64[users, depth], item positions, -1 past the end."""
+        catalogue = PairScorer.from_xgboost(booster, schema).bind(self.build.read_items())
+        known = self.build.read_users(self.hashes)
+        # Users who came after the build have no row: all their features are missing.
+        users = known.take(pc.index_in(self.space.users, value_set=known[USER_ID].combine_chunks()))
+        users = users.set_column(users.schema.get_field_index(USER_ID), USER_ID, self.space.users)
+        top = catalogue.top_k(
+            users.drop_columns([USER_HASH]),
+            k=min(DEPTH, len(self.space.items)),
+            affinity={group: self.build.read_affinity(group, self.hashes) for group in schema.groups},
+            pairs=self.build.read_pairs(self.hashes),
+            exclude=self.space.decode(self.seen) if exclude_seen else None,
+        )
+        return top.item_index.astype(np.int64)
+
+    def rank_baseline(self, baseline: Baseline, *, exclude_seen: bool) -> NDArray[np.int64]:
+        """A baseline's lists, likewise."""
+        nothing = np.zeros(0, np.int64)
+        return rank(
+            baseline,
+            len(self.space.users),
+            len(self.space.items),
+            self.seen if exclude_seen else nothing,
+            DEPTH,
+        )
+
+    def segments(self) -> dict[str, NDArray[np.bool_]]:
+        """Users without history, and those with fewer and with more events than the median."""
+        events = self.history.events_per_user()
+        some = events > 0
+        median = float(np.median(events[some])) if some.any() else 0.0
+        return {"new": ~some, "light": some & (events <= median), "heavy": events > median}
+
+
+@dataclass(frozen=True)
+class MethodQuality:
+    """One method's quality, as it would be served, and on items that are new to the user."""
+
+    served: RankingQuality
+    new_items: RankingQuality
+
+    @classmethod
+    def of(
+        cls, task: EvaluationTask, ranked: NDArray[np.int64], ranked_new: NDArray[np.int64]
+    ) -> MethodQuality:
+        """Measure both rankings of a method."""
+        items, new = len(task.space.items), task.new_positives()
+        return cls(
+            measure(ranked, new if task.exclude_seen else task.positives, items),
+            measure(ranked_new, new, items),
+        )
+
+    def report(self, task: EvaluationTask, seed: int) -> dict[str, Any]:
+        """JSON: the measures, their ``intervals``, ``new_items`` and ``segments``."""
+        return {
+            **self.served.means(),
+            "coverage@10": self.served.coverage,
+            "intervals": self.served.intervals(seed),
+            "new_items": {
+                **self.new_items.means(),
+                "coverage@10": self.new_items.coverage,
+                "intervals": self.new_items.intervals(seed),
+            },
+            "segments": {
+                name: {"users": int(among.sum()), **self.served.means(among)}
+                for name, among in task.segments().items()
+            },
+        }
+
+
+def evaluate_model(task: EvaluationTask, booster: xgboost.Booster, schema: FeatureSchema) -> MethodQuality:
+    """Quality of a model."""
+    new = task.rank_model(booster, schema, exclude_seen=True)
+    ranked = new if task.exclude_seen else task.rank_model(booster, schema, exclude_seen=False)
+    return MethodQuality.of(task, ranked, new)
+
+
+def evaluate_baselines(task: EvaluationTask, baselines: Mapping[str, Baseline]) -> dict[str, MethodQuality]:
+    """Quality of each baseline, by name."""
+    found = {}
+    for name, baseline in baselines.items():
+        new = task.rank_baseline(baseline, exclude_seen=True)
+        ranked = new if task.exclude_seen else task.rank_baseline(baseline, exclude_seen=False)
+        found[name] = MethodQuality.of(task, ranked, new)
+    return found
+
+
+def thin_out(amount: int, most: int) -> HashRange:
+    """The range of user hashes that keeps about ``most`` of ``amount`` rows or users; all if they are fewer."""
+    return HashRange(0, 2**32 if amount <= most else max(1, 2**32 * most // amount))

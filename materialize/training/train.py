@@ -1,0 +1,283 @@
+"""From the settings and a cut-off to a saved model bundle: windows, features, sample, boosting, evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import structlog
+
+from features.build import build_features, fingerprint_of
+from features.errors import SourceError
+from features.feature_build import PAIRS, name_of_cutoff
+from features.schema import EVENT_TIMESTAMP, ITEM_ID, USER_ID, user_hash
+from features.sources import Sources, open_sources
+from features.training_set import training_matrix
+from materialize.model_bundle import Lineage, ModelBundle
+from materialize.progress import NoProgress, Progress, stage
+from materialize.training.baselines import simple_baselines
+from materialize.training.boosting import (
+    Boosted,
+    TrainingRows,
+    boost,
+    cluster_shape,
+    gain_by_feature,
+    model_bytes,
+)
+from materialize.training.evaluate import EvaluationTask, evaluate_baselines, evaluate_model, thin_out
+from materialize.training.label_windows import (
+    LabelWindow,
+    WindowPlan,
+    pairs_before,
+    pairs_in_window,
+    plan_windows,
+)
+from materialize.training.pair_codes import PairCodes, contains
+from materialize.training.sampling import MIN_NEGATIVES_PER_USER, SampledPairs, sample_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from distributed import Client
+    from numpy.typing import NDArray
+
+    from features.feature_build import FeatureBuild
+    from features.schema import FeatureSchema
+    from materialize.settings import Settings
+
+log = structlog.get_logger()
+
+RARE_REPEATS = 0.02
+"""Where fewer of the positives than this are repeats, lists leave out what the user already has."""
+
+
+@dataclass(frozen=True)
+class WindowLabels:
+    """What happened in a training window, in codes.
+
+    Attributes:
+        window: The window.
+        build: Features as of its start.
+        space: Users with a positive, thinned out to the row budget, and candidates.
+        positives: Sorted codes.
+        seen: Sorted codes of pairs with an event before the window.
+    """
+
+    window: LabelWindow
+    build: FeatureBuild
+    space: PairCodes
+    positives: NDArray[np.int64]
+    seen: NDArray[np.int64]
+
+
+def train_model(
+    settings: Settings, cutoff: datetime, client: Client, progress: Progress | None = None
+) -> ModelBundle:
+    """Train on past label windows, evaluate on the last one before the cut-off, save a bundle.
+
+    Args:
+        settings: The whole tree.
+        cutoff: Whole seconds, with a zone; events at or after it are not seen.
+        client: Of a cluster that keeps its workers.
+        progress: Told of every stage; advanced from another thread while boosting.
+
+    Returns:
+        The bundle that was saved below ``settings.models_path``. Its metrics: ``window``; ``methods``, with
+        ``model`` and each baseline (see :meth:`MethodQuality.report`); ``exclude_seen`` with its reason;
+        ``training`` with windows, rows, rounds, learning curve and gains.
+
+    Raises:
+        SourceError: If the tables cannot be read, or there is nothing to learn or to evaluate.
+        RetryableError: If the cluster fails.
+    """
+    progress = progress or NoProgress()
+    cutoff = cutoff.astimezone(UTC)
+    with open_sources(settings, scratch=settings.features_path / ".scratch") as sources:
+        plan = plan_windows(
+            cutoff, sources.first_event, days=settings.training.window_days, count=settings.training.windows
+        )
+        builds = _build_all(settings, sources, plan, progress)
+        with stage(progress, "Labels") as running:
+            labels = [_labels(settings, sources, w, builds[w], len(plan.training)) for w in plan.training]
+            exclude_seen, reason = _decide_exclude_seen(settings, labels)
+            task = EvaluationTask.prepare(
+                sources.events, builds[plan.evaluation], plan.evaluation, exclude_seen=exclude_seen
+            )
+            running.rows = sum(len(label.positives) for label in labels)
+            data = fingerprint_of(sources, settings, cutoff)
+    schema = builds[plan.evaluation].schema
+    rng = np.random.default_rng(settings.training.seed)
+    with stage(progress, "Training set", total=len(labels)) as running:
+        parts = []
+        for label in labels:
+            sampled = _sample(settings, label, rng, exclude_seen=exclude_seen)
+            parts.append(_read_rows(label, sampled, schema))
+            running.advance(rows=len(parts[-1]))
+    _check_labels(parts, plan)
+    with stage(progress, "Train", total=2 * settings.training.trees) as running:
+        first, final = _boost(settings, client, parts, schema, running.advance)
+        running.rows = sum(map(len, parts))
+    with stage(progress, "Evaluate") as running:
+        methods = {
+            "model": evaluate_model(task, final.booster, schema),
+            **evaluate_baselines(task, simple_baselines(task.history)),
+        }
+        running.rows = len(task.space.users) * len(task.space.items)
+    seed = settings.training.seed
+    metrics = {
+        "window": {
+            "start": plan.evaluation.start.isoformat(),
+            "end": plan.evaluation.end.isoformat(),
+            "users": len(task.space.users),
+            "candidates": len(task.space.items),
+            "positives": len(task.positives),
+            "repeat_share": task.repeat_share(),
+        },
+        "methods": {name: method.report(task, seed) for name, method in methods.items()},
+        "exclude_seen": {"value": exclude_seen, "reason": reason},
+        "training": {
+            "windows": [[w.start.isoformat(), w.end.isoformat()] for w in plan.training],
+            "rows": sum(map(len, parts)),
+            "positives": int(sum(part.labels.sum() for part in parts)),
+            "rounds": final.rounds,
+            "curve": first.curve,
+            "gain": gain_by_feature(final.booster),
+        },
+    }
+    return ModelBundle.save(
+        settings.models_path,
+        name=settings.model,
+        model=model_bytes(final.booster),
+        schema=schema,
+        metrics=metrics,
+        exclude_seen=exclude_seen,
+        lineage=Lineage.of_now(
+            cutoff=name_of_cutoff(cutoff),
+            created_at=datetime.now(UTC),
+            feature_builds={build.manifest.cutoff: build.fingerprint for build in builds.values()},
+            data={"sources": data},
+            parameters={
+                **settings.training.model_dump(mode="json"),
+                "cluster": cluster_shape(client),
+                "window_days_used": plan.evaluation.days,
+                "windows_used": len(plan.training),
+            },
+        ),
+    )
+
+
+def _build_all(
+    settings: Settings, sources: Sources, plan: WindowPlan, progress: Progress
+) -> dict[LabelWindow, FeatureBuild]:
+    builds = {}
+    windows = (*plan.training, plan.evaluation)
+    with stage(progress, "Past features", total=len(windows)) as running:
+        for window in windows:
+            builds[window] = build_features(settings, window.start, settings.features_path, sources=sources)
+            running.advance(rows=sum(entry.rows for entry in builds[window].manifest.files.values()))
+    return builds
+
+
+def _labels(
+    settings: Settings, sources: Sources, window: LabelWindow, build: FeatureBuild, windows: int
+) -> WindowLabels:
+    """Positives of a window, for as many users as the row budget allows."""
+    candidates = build.read_items([ITEM_ID])
+    happened = pairs_in_window(sources.events, window, candidates)
+    users = pc.unique(happened[USER_ID])
+    rows = (
+        build.rows(PAIRS)
+        + len(happened) * settings.training.negatives_per_positive
+        + len(users) * MIN_NEGATIVES_PER_USER
+    )
+    hashes = thin_out(rows, settings.training.max_rows // windows)
+    users = users.filter(pa.array(user_hash(users) < hashes.high, pa.bool_()))
+    space = PairCodes(users, candidates[ITEM_ID].combine_chunks())
+    seen = pairs_before(sources.events, window.start, candidates, pa.table({USER_ID: users}))
+    return WindowLabels(window, build, space, space.encode(happened), space.encode(seen))
+
+
+def _decide_exclude_seen(settings: Settings, labels: list[WindowLabels]) -> tuple[bool, str]:
+    asked = settings.training.exclude_seen
+    positives = sum(len(label.positives) for label in labels)
+    repeats = sum(int(contains(label.seen, label.positives).sum()) for label in labels)
+    share = repeats / max(1, positives)
+    fact = f"{share:.1%} of the pairs in the training windows had an event before"
+    if asked is not None:
+        return asked, f"set in [training]; {fact}"
+    if share < RARE_REPEATS:
+        return True, f"users hardly ever repeat: {fact}"
+    return False, f"users repeat: {fact}"
+
+
+def _sample(
+    settings: Settings, label: WindowLabels, rng: np.random.Generator, *, exclude_seen: bool
+) -> SampledPairs:
+    excluded = label.seen if exclude_seen else np.zeros(0, np.int64)
+    return sample_pairs(
+        label.space,
+        label.positives,
+        label.space.encode(label.build.read_pairs(columns=[USER_ID, ITEM_ID])),
+        excluded=excluded,
+        negatives_per_positive=settings.training.negatives_per_positive,
+        rng=rng,
+    )
+
+
+def _read_rows(label: WindowLabels, sampled: SampledPairs, schema: FeatureSchema) -> TrainingRows:
+    """Features of the sampled pairs as of the window's start; a list is a user's rows."""
+    starts = pa.repeat(pa.scalar(label.window.start, pa.timestamp("us", "UTC")), len(sampled.codes))
+    pairs = label.space.decode(sampled.codes).append_column(EVENT_TIMESTAMP, starts)
+    return TrainingRows(
+        values=training_matrix(pairs, [label.build], schema),
+        labels=sampled.labels,
+        weights=sampled.weights,
+        groups=sampled.codes // len(label.space.items),
+    )
+
+
+def _check_labels(parts: list[TrainingRows], plan: WindowPlan) -> None:
+    positives, rows = sum(float(part.labels.sum()) for part in parts), sum(map(len, parts))
+    if 0 < positives < rows:
+        return
+    first, last = plan.training[0].start, plan.training[-1].end
+    raise SourceError(
+        "there is nothing to learn from",
+        expected="in the training windows, pairs with an event and pairs without one",
+        got=f"{positives:.0f} with and {rows - positives:.0f} without, from {first:%Y-%m-%d} to {last:%Y-%m-%d}",
+        fix="choose another cut-off, lower [candidates] min_events, or give more events",
+    )
+
+
+def _boost(
+    settings: Settings,
+    client: Client,
+    parts: list[TrainingRows],
+    schema: FeatureSchema,
+    advance: Callable[[], None],
+) -> tuple[Boosted, Boosted]:
+    """Find the number of rounds on the newest window, then train on all windows with it."""
+    parts = [part for part in parts if len(part)]
+    if len(parts) > 1:
+        older, newest = TrainingRows.joined(parts[:-1]), parts[-1]
+    else:
+        held_out = parts[0].groups % 5 == 0
+        older, newest = parts[0].where(~held_out), parts[0].where(held_out)
+    usable = min(len(np.unique(older.labels)), len(np.unique(newest.labels))) == 2
+    trees = settings.training.trees
+    everything = TrainingRows.joined(parts)
+
+    def each(_round: int, _metric: float) -> None:
+        advance()
+
+    if not usable:
+        final = boost(client, everything, schema, settings.training, rounds=trees, on_round=each)
+        return final, final
+    first = boost(client, older, schema, settings.training, rounds=trees, validation=newest, on_round=each)
+    final = boost(client, everything, schema, settings.training, rounds=first.rounds, on_round=each)
+    log.info("trained", rounds=first.rounds, rows=len(everything))
+    return first, final
