@@ -119,6 +119,8 @@ def _start(kind: str, settings: ClusterSettings) -> Any:
         "threads_per_worker": 1,
         "memory_limit": memory,
         "dashboard_address": None,
+        # Without the dashboard too, the scheduler serves HTTP, and warns where its usual port is taken.
+        "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"},
         "silence_logs": logging.CRITICAL,
         "env": WORKER_ENVIRONMENT,
     }

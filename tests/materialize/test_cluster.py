@@ -40,6 +40,12 @@ def test_a_local_cluster_runs_one_thread_per_process_and_leaves_nothing() -> Non
             os.kill(pid, 0)
 
 
+def test_two_clusters_live_side_by_side() -> None:
+    settings = ClusterSettings(kind="local", workers=1)
+    with open_cluster(settings) as one, open_cluster(settings) as other:
+        assert one.submit(sum, [1, 2]).result(timeout=10) == other.submit(sum, [1, 2]).result(timeout=10) == 3
+
+
 def test_an_existing_scheduler_is_used_and_left_running() -> None:
     with (
         LocalCluster(
