@@ -189,7 +189,7 @@ class ModelBundle:
         contents = {
             MODEL: model,
             SCHEMA: schema.to_json().encode(),
-            METRICS: json.dumps(metrics, sort_keys=True, indent=1, allow_nan=False).encode(),
+            METRICS: json.dumps(metrics, indent=1, allow_nan=False).encode(),
         }
         files = {
             file: _File(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
