@@ -32,6 +32,7 @@ from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import FloatType, IcebergType, IntegerType, LongType, NestedField, StringType
+from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from features.errors import NotFoundError, SchemaMismatchError, StorageError
@@ -120,6 +121,9 @@ class ScoredTables:
             Path(catalogue_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         try:
             self._catalog = SqlCatalog(NAMESPACE, uri=catalogue_url, warehouse=str(self.folder))
+            # A pool would keep connections open for as long as the object lives; commits are few.
+            self._catalog.engine.dispose()
+            self._catalog.engine = create_engine(catalogue_url, poolclass=NullPool)
             self._catalog.create_namespace(NAMESPACE)
         except NamespaceAlreadyExistsError:
             pass
@@ -243,10 +247,11 @@ class ScoredTables:
         for name in (RECOMMENDATIONS, "users"):
             if name not in self.names():
                 continue
-            table = self.table(name)
-            before = table.scan().count()
-            table.delete(EqualTo(term=USER_ID, value=user_id))
-            removed += before - self.table(name).scan().count()
+            table, theirs = self.table(name), EqualTo(term=USER_ID, value=user_id)
+            found = table.scan(row_filter=theirs, selected_fields=(USER_ID,)).count()
+            if found:
+                table.delete(theirs)
+            removed += found
         self.collect_orphans(0)
         return removed
 

