@@ -35,8 +35,8 @@ GATES: Mapping[str, str] = {
 }
 """Name of every gate, and what it measures."""
 
-MAX_CONSTANT_LISTS = 0.5
-LEAST_ITEMS_FOR_CONCENTRATION = 50
+MAX_CONSTANT_LISTS = 0.9
+LEAST_ITEMS_FOR_CONCENTRATION = 100
 """With fewer items the ten commonest take most places in any good ranking."""
 
 

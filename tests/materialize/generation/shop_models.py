@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from distributed import Client
+    from numpy.typing import NDArray
 
+    from features.schema import FeatureColumn
     from materialize.progress import Progress
     from materialize.settings import Settings
 
@@ -36,24 +38,21 @@ def open_build(settings: Settings) -> FeatureBuild:
     return FeatureBuild.load(settings.features_path / CUTOFF_NAME)
 
 
-def random_bundle(settings: Settings, seed: int, metrics: Mapping[str, Any] | None = None) -> ModelBundle:
-    """A forest on noise: every feature gets splits, and another seed ranks otherwise."""
-    schema = open_build(settings).schema
+def random_bundle(settings: Settings, seed: int) -> ModelBundle:
+    """A forest that likes every feature to a random degree, so that another seed ranks otherwise."""
+    build = open_build(settings)
     rng = np.random.default_rng(seed)
-    inputs = (rng.normal(size=(2000, len(schema.columns))) * 5).astype(np.float32)
-    for place, column in enumerate(schema.columns):
-        if column.vocabulary is not None:
-            inputs[:, place] = rng.integers(0, len(column.vocabulary), len(inputs))
+    inputs = np.stack([rng.choice(_values(build, column), 4000) for column in build.schema.columns], axis=1)
+    spread = np.nan_to_num((inputs - np.nanmean(inputs, 0)) / (np.nanstd(inputs, 0) + 1e-6))
+    target = np.tanh(spread * rng.normal(size=inputs.shape[1])).sum(axis=1)
     matrix = xgboost.DMatrix(
         inputs,
-        rng.random(len(inputs)) < 0.3,
-        feature_names=schema.names,
-        feature_types=[c.feature_type for c in schema.columns],
+        target,
+        feature_names=build.schema.names,
+        feature_types=[c.feature_type for c in build.schema.columns],
         enable_categorical=True,
     )
-    booster = xgboost.train(
-        {"max_depth": 4, "objective": "binary:logistic", "seed": seed, "nthread": 1}, matrix, 20
-    )
+    booster = xgboost.train({"max_depth": 4, "eta": 0.5, "seed": seed, "nthread": 1}, matrix, 20)
     lineage = Lineage(
         cutoff=CUTOFF_NAME, parameters={"seed": seed}, created_at=dt.datetime(2024, 7, 2, tzinfo=dt.UTC)
     )
@@ -61,11 +60,19 @@ def random_bundle(settings: Settings, seed: int, metrics: Mapping[str, Any] | No
         settings.models_path,
         name=settings.model,
         model=bytes(booster.save_raw("ubj")),
-        schema=schema,
-        metrics=metrics or {},
+        schema=build.schema,
+        metrics={},
         exclude_seen=False,
         lineage=lineage,
     )
+
+
+def _values(build: FeatureBuild, column: FeatureColumn) -> NDArray[np.float32]:
+    """What a column really holds, with some missing."""
+    tables = {"user": build.read_users, "item": build.read_items, "pair": build.read_pairs}
+    scope = column.scope
+    table = build.read_affinity(scope.group) if scope.group else tables[scope.kind]()
+    return np.append(column.encode(table[column.name]), np.float32("nan"))
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class World:
         settings = self.settings
         if scoring:
             settings = settings.model_copy(update={"scoring": settings.scoring.model_copy(update=scoring)})
-        bundle = random_bundle(settings, seed, metrics)
+        bundle = replace(random_bundle(settings, seed), metrics=metrics or {})
         return publish_generation(
             settings, open_build(settings), bundle, client, progress or NoProgress(), overrides=overrides
         )
@@ -109,10 +116,11 @@ class World:
         """User id → item_ids, scores, generation of a slot, for every user of the shop that is in it."""
         view = f"{self.settings.model}_{name}"
         fields = [field_hash(view, f) for f in ("item_ids", "scores", "generation")]
-        rows = {}
+        rows: dict[int, tuple[object, ...]] = {}
         with closing(self.store) as store:
             for user in range(1, 151):
-                raw: list[Any] = store.hmget(entity_key(user, self.settings.project), fields)  # type: ignore[assignment]
+                key: Any = entity_key(user, self.settings.project)
+                raw: list[Any] = store.hmget(key, fields)  # type: ignore[assignment]
                 if raw[2] is not None:
                     rows[user] = tuple(decode_value(r) for r in raw)
         return rows

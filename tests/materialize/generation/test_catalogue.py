@@ -147,7 +147,7 @@ def test_blocks_count_as_not_loaded_once_the_slot_was_taken(catalogue: Catalogue
 def test_illegal_ways_are_refused(catalogue: Catalogue) -> None:
     fence = catalogue.acquire_fence("picks", "test")
     catalogue.begin_generation(fence, planned("one"))
-    with pytest.raises(CallerError, match="holds no slot|cannot become live"):
+    with pytest.raises(CallerError, match="cannot become live"):
         catalogue.begin_flip(fence, "one", reason="too early")
     with pytest.raises(CallerError, match="by a flip"):
         catalogue.move_generation(fence, "one", "live")

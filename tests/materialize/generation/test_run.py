@@ -1,0 +1,212 @@
+"""Publishing for real: what is served, what a repeated, changed, older or rejected run does."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from features.errors import CallerError, ConflictError, GateRejectedError, SchemaMismatchError
+from features.schema import FeatureSchema
+from materialize.generation import run
+from materialize.generation.run import check_fit
+from materialize.publish.lookup_artifact import LookupArtifact
+from materialize.publish.scored_tables import ScoredTables
+from materialize.publish.sql import read
+from materialize.scoring import PairScorer
+from tests.materialize.generation.shop_models import open_build, random_bundle
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from features.feature_build import FeatureBuild
+    from materialize.generation.catalogue import Generation
+    from tests.materialize.generation.shop_models import World
+
+
+def brute_force(world: World, seed: int, k: int) -> dict[int, tuple[list[int], list[float]]]:
+    """Lists of all active users, scored in one piece."""
+    build, bundle = open_build(world.settings), random_bundle(world.settings, seed)
+    bound = PairScorer.from_xgboost(bundle.model_bytes, bundle.schema).bind(build.read_items())
+    users = build.read_users()
+    since = build.cutoff - dt.timedelta(days=90)
+    users = users.filter([last is not None and last >= since for last in users["last_event"].to_pylist()])
+    top = bound.top_k(
+        users,
+        k,
+        affinity={g: build.read_affinity(g) for g in build.groups},
+        pairs=build.read_pairs(),
+        threads=1,
+    )
+    lists = zip(top.user_ids.to_pylist(), top.item_ids.tolist(), top.scores.tolist(), top.counts, strict=True)
+    return {user: (items[:n], scores[:n]) for user, items, scores, n in lists}
+
+
+def test_a_publication_serves_the_exact_lists_everywhere(world: World, client: Client) -> None:
+    generation = world.publish(client)
+    assert (generation.state, generation.slot, generation.users, generation.items) == ("live", "a", 135, 60)
+    expected = brute_force(world, 1, generation.k)
+    assert world.served() == {u: (i, s, generation.id) for u, (i, s) in expected.items()}
+    pointer = world.pointer()
+    assert pointer is not None
+    assert (pointer.generation, pointer.slot, pointer.fence) == (generation.id, "a", generation.fence)
+    assert pointer.feature_cutoff == "2024-07-01T00:00:00+00:00"
+
+    rows = read("select * from recommendations order by user_id, rank", world.settings, generation.id)
+    assert rows.num_rows == generation.rows == sum(len(items) for items, _ in expected.values())
+    assert rows["item_id"].to_pylist() == [item for user in sorted(expected) for item in expected[user][0]]
+    assert read("select id, state from generations", world.settings).to_pylist() == [
+        {"id": generation.id, "state": "live"}
+    ]
+    joined = "select count(*) as n from recommendations join items using (item_id) join users using (user_id)"
+    assert read(joined, world.settings, generation.id).to_pylist() == [{"n": generation.rows}]
+
+    artifact = LookupArtifact.load(Path(pointer.artifact))
+    assert (artifact.generation, artifact.k, len(artifact.catalogue)) == (generation.id, 20, 60)
+    assert artifact.default["score"].to_pylist() == sorted(
+        artifact.default["score"].to_pylist(), reverse=True
+    )
+    assert not (world.settings.generations_path / generation.id / "scoring").exists()
+    assert {r.verdict for r in world.catalogue.gate_results(generation.id)} == {"passed"}
+
+
+def test_the_same_run_twice_changes_nothing(world: World, client: Client) -> None:
+    first = world.publish(client)
+    before = world.contents()
+    assert world.publish(client) == first
+    assert world.contents() == before
+    assert len(world.catalogue.flips("picks")) == 1
+
+
+def test_a_run_of_a_retired_generation_brings_it_back(world: World, client: Client) -> None:
+    first = world.publish(client)
+    second = world.publish(client, seed=2)
+    again = world.publish(client)
+    assert (again.id, again.state) == (first.id, "live")
+    assert world.catalogue.generation(second.id).state == "retired"
+    assert {row[2] for row in world.served().values()} == {first.id}
+
+
+def test_a_store_that_was_emptied_is_mended_by_the_same_run(world: World, client: Client) -> None:
+    world.publish(client)
+    before = world.contents()
+    world.store.flushall()
+    world.publish(client)
+    assert world.contents() == before
+
+
+def test_another_k_is_another_generation_in_the_other_slot(world: World, client: Client) -> None:
+    first = world.publish(client)
+    second = world.publish(client, k=5)
+    assert (first.slot, second.slot) == ("a", "b")
+    assert first.id != second.id
+    assert {len(row[0]) for row in world.served().values()} == {5}
+    assert {row[2] for row in world.slot("a").values()} == {first.id}
+
+
+def test_users_who_left_and_items_that_went_are_gone_after_the_flip(world: World, client: Client) -> None:
+    world.publish(client, active_within_days=0)
+    assert len(world.served()) == 150
+    world.publish(client, seed=2, active_within_days=0)
+    world.publish(client, active_within_days=90)
+    assert len(world.served()) == len(world.slot("a")) == 135
+    assert {len(world.slot(s)) for s in "ab"} == {135, 150}
+
+
+def test_a_failing_gate_rejects_and_changes_nothing_that_is_served(world: World, client: Client) -> None:
+    good = world.publish(
+        client, metrics={"methods": {"model": {"ndcg@10": 0.4}, "popularity": {"ndcg@10": 0.2}}}
+    )
+    served = world.served()
+    bad = {"methods": {"model": {"ndcg@10": 0.1}, "popularity": {"ndcg@10": 0.2}}}
+    with pytest.raises(GateRejectedError, match=r"offline_metric 0\.25 \(against the live model\)"):
+        world.publish(client, seed=2, metrics=bad)
+    rejected = world.catalogue.generations("picks")[0]
+    assert (rejected.state, rejected.reason) == ("rejected", "failed offline_metric")
+    assert world.served() == served
+    assert world.slot("b") == {}  # it was found out before any work
+    live = world.publish(client, seed=2, metrics=bad, overrides={"offline_metric": "a new market"})
+    assert live.state == "live"
+    verdicts = {r.gate: (r.verdict, r.reason) for r in world.catalogue.gate_results(live.id)}
+    assert verdicts["offline_metric"] == ("overridden", "a new market")
+    assert world.catalogue.generation(good.id).state == "retired"
+
+
+def test_a_gate_on_the_lists_rejects_after_the_work(world: World, client: Client) -> None:
+    world.publish(client)
+    served = world.served()
+    strict = replace(
+        world,
+        settings=world.settings.model_copy(
+            update={"gates": world.settings.gates.model_copy(update={"max_churn": 0.0})}
+        ),
+    )
+    with pytest.raises(GateRejectedError, match="churn"):
+        strict.publish(client, seed=2)
+    assert world.served() == served
+    assert world.publish(client, seed=2).state == "live"  # its blocks are there already
+
+
+def test_an_older_cutoff_does_not_replace_a_newer_one(
+    world: World, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = world.publish(client)
+    older = older_by_a_day(world, monkeypatch)
+    bundle = random_bundle(world.settings, 1)
+    with pytest.raises(GateRejectedError, match="cutoff_order 24"):
+        run.publish_generation(world.settings, older, bundle, client)
+    current = world.catalogue.live_generation("picks")
+    assert current is not None
+    assert current.id == live.id
+
+
+def older_by_a_day(world: World, monkeypatch: pytest.MonkeyPatch) -> FeatureBuild:
+    build = open_build(world.settings)
+    return replace(build, manifest=build.manifest.model_copy(update={"cutoff": "20240630T000000Z"}))
+
+
+def test_a_cutoff_in_the_future_is_refused(world: World, client: Client) -> None:
+    build = open_build(world.settings)
+    future = replace(build, manifest=build.manifest.model_copy(update={"cutoff": "29990101T000000Z"}))
+    with pytest.raises(CallerError, match="future"):
+        run.publish_generation(world.settings, future, random_bundle(world.settings, 1), client)
+
+
+def test_a_model_that_does_not_fit_the_features_is_refused_before_any_work(world: World) -> None:
+    build, bundle = open_build(world.settings), random_bundle(world.settings, 1)
+    renamed = replace(bundle.schema.columns[0], name="unheard_of")
+    other = replace(bundle, schema=FeatureSchema((renamed, *bundle.schema.columns[1:]), "string", "int64"))
+    with pytest.raises(
+        SchemaMismatchError, match=r"unheard_of is missing; user_id_type is int64, not string"
+    ):
+        check_fit(build, other)
+    check_fit(build, bundle)
+
+
+def test_an_unknown_or_silent_override_is_refused(world: World, client: Client) -> None:
+    with pytest.raises(CallerError, match="no gate 'speed'"):
+        world.publish(client, overrides={"speed": "why not"})
+    with pytest.raises(CallerError, match="needs a reason"):
+        world.publish(client, overrides={"churn": " "})
+
+
+def test_two_publishers_at_once_one_is_told_of_the_other(world: World, client: Client) -> None:
+    with (
+        world.catalogue.hold_fence("picks", "the night run"),
+        pytest.raises(ConflictError, match="the night run"),
+    ):
+        world.publish(client)
+    assert world.publish(client).state == "live"
+
+
+def test_retention_keeps_the_live_generation_and_its_predecessors(world: World, client: Client) -> None:
+    kept: list[Generation] = [world.publish(client, k=k) for k in (5, 6, 7, 8)][-3:]
+    catalogue, tables = world.catalogue, ScoredTables.of(world.settings)
+    assert {g.id for g in catalogue.generations("picks")} == {g.id for g in kept}
+    assert tables.generations() == sorted(g.id for g in kept)
+    assert {p.name for p in world.settings.generations_path.iterdir()} == {g.id for g in kept}
+    folders = {p.name for p in (tables.folder / "recommendations" / "data").iterdir()}
+    assert folders == {f"generation={g.id}" for g in kept}
