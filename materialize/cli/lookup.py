@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
-from materialize.cli.context import Output, OutputOption, stderr
+from materialize.cli.context import Output, OutputOption, stderr, stdout
 from materialize.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def show_answer(user: str, answer: Recommendations) -> None:
         {"rank": rank, "item_id": item.item_id, "score": item.score, "title": item.title or ""}
         for rank, item in enumerate(answer.items, 1)
     ]
-    print_table(f"User {user}: {answer.source}", rows, caption=provenance(answer))
+    print_table(f"User {user}: {answer.source}", rows)
+    stdout().print(f"  [dim]{escape(provenance(answer))}[/dim]")
 
 
 def provenance(answer: Recommendations) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -80,6 +81,8 @@ def options(
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    # Dask sets its own loggers when it is imported, from this.
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", logging.getLevelName(level).lower())
     if not debug:
         warnings.simplefilter("ignore")  # deprecations inside libraries are not the user's business
 

@@ -30,18 +30,17 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def print_table(title: str, rows: Sequence[Mapping[str, object]], *, caption: str = "") -> None:
+def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Draw rows of equal keys as a table; numbers are aligned to the right."""
-    table = Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", caption=caption or None
-    )
-    table.caption_justify = "left"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     if rows:
         for name in rows[0]:
             numeric = any(isinstance(row[name], int | float) for row in rows)
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(show(value) for value in row.values()))
+            table.add_row(
+                *(str(v) if name.endswith("id") and v is not None else show(v) for name, v in row.items())
+            )
     else:
         table.caption = "nothing"
     stdout().print(table)

@@ -89,7 +89,8 @@ def _show_answers(result: WalkResult, answers: dict[str, Recommendations]) -> No
                 bought = history[rank] if rank < len(history) else None
                 row |= {"most often had before": bought and bought.title, "times": bought and bought.events}
             rows.append(row)
-        print_table(f"User {user} {meaning[user]}", rows, caption=provenance(answer))
+        print_table(f"User {user} {meaning[user]}", rows)
+        stdout().print(f"  [dim]{escape(provenance(answer))}[/dim]\n")
 
 
 def _what_next(context: CommandContext, result: WalkResult) -> None:
