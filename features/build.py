@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,6 +20,7 @@ import structlog
 from features.build_tables import Progress, write_tables
 from features.errors import NotFoundError, SourceError, StorageError
 from features.feature_build import MANIFEST, FeatureBuild, FeatureManifest, FileEntry, name_of_cutoff
+from features.scratch import scratch_folder
 from features.sources import Sources, SourceSections, open_sources
 from features.sources import default_cutoff as default_cutoff  # noqa: PLC0414  # one import for those who build
 
@@ -55,14 +54,16 @@ def build_features(
     cutoff = cutoff.astimezone(UTC)
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        scratch = stack.enter_context(scratch_folder(out / ".scratch"))
         if sources is None:
-            sources = stack.enter_context(open_sources(settings, scratch=out / ".scratch"))
+            sources = stack.enter_context(open_sources(settings, scratch=scratch))
         fingerprint = fingerprint_of(sources, settings, cutoff)
         found = _find(out / name, fingerprint)
         if found is not None:
             log.info("features_reused", cutoff=name)
             return found
-        aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=out))
+        aside = scratch / name
+        aside.mkdir()
         try:
             written = write_tables(sources, settings, cutoff, aside, progress)
             manifest = FeatureManifest(
@@ -83,8 +84,6 @@ def build_features(
                 got=str(error),
                 fix=f"free disk space at {out}",
             ) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     return FeatureBuild.load(out / name)
 
 
@@ -148,12 +147,8 @@ def _find(path: Path, fingerprint: str) -> FeatureBuild | None:
 def _put_in_place(aside: Path, path: Path) -> None:
     """Rename, moving an older build out of the way; a crash between the two leaves no build, never half of one."""
     if path.exists():
-        old = Path(tempfile.mkdtemp(prefix=".old-", dir=path.parent))
-        path.rename(old / path.name)
-        aside.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        aside.rename(path)
+        path.rename(aside.with_name("replaced"))
+    aside.rename(path)
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)

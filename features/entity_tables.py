@@ -12,7 +12,7 @@ import ibis
 from features import columns
 from features.errors import SourceError
 from features.settings import ItemsSettings, UsersSettings
-from features.table_files import TableFiles, open_table
+from features.table_files import TableFiles, is_storage_fault, open_table
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -116,9 +116,9 @@ def read_entities(
             chosen[plain] = value
     try:
         table = connection.create_table(role, files.table.select(**chosen))
-    except duckdb.OutOfMemoryException:
-        raise
     except duckdb.Error as error:
+        if is_storage_fault(error):
+            raise
         raise SourceError(
             f"the {role} cannot be read",
             expected="intact Parquet, or UTF-8 text with as many fields in each row as the header",

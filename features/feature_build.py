@@ -232,7 +232,8 @@ def _row_groups(file: pq.ParquetFile, hashes: HashRange) -> list[int]:
     chosen = []
     for group in range(file.metadata.num_row_groups):
         statistics = file.metadata.row_group(group).column(column).statistics
-        if statistics.max >= hashes.low and statistics.min < hashes.high:
+        # Statistics are missing where a row group has no rows.
+        if statistics is not None and statistics.max >= hashes.low and statistics.min < hashes.high:
             chosen.append(group)
     return chosen
 

@@ -43,6 +43,6 @@ def _in_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator
             table = pa.Table.from_batches(pending, schema)
             whole = count - count % ROWS_PER_GROUP
             yield table.slice(0, whole)
-            rest = table.slice(whole).combine_chunks()
-            pending, count = rest.to_batches(), count - whole
-    yield pa.Table.from_batches(pending, schema)
+            pending, count = table.slice(whole).combine_chunks().to_batches(), count - whole
+    if pending:  # a row group without rows would have no statistics
+        yield pa.Table.from_batches(pending, schema)

@@ -7,12 +7,9 @@ the :class:`SourceReport`. Nothing here depends on a cut-off: one reading serves
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import duckdb
@@ -22,10 +19,12 @@ import structlog
 from features import columns
 from features.entity_tables import EntityTable, read_entities
 from features.errors import SourceError, StorageError
-from features.table_files import open_table
+from features.scratch import scratch_folder
+from features.table_files import is_storage_fault, open_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import ibis.expr.types as ir
     from ibis.backends.duckdb import Backend
@@ -132,26 +131,25 @@ def open_sources(
         SourceError: If a table is not what the settings say.
         StorageError: If the disk is full or the memory limit too small.
     """
-    if scratch is not None:
-        scratch.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="sources-", dir=scratch))
-    connection = ibis.duckdb.connect(
-        folder / "sources.duckdb",
-        memory_limit=settings.features.memory_limit,
-        temp_directory=str(folder / "spill"),
-        preserve_insertion_order=False,
-    )
-    try:
-        yield read_sources(connection, settings, now=now or datetime.now(UTC))
-    except duckdb.Error as error:
-        raise StorageError(
-            "DuckDB could not finish the work",
-            got=str(error).splitlines()[0],
-            fix=f"free disk space at {folder.parent}, or raise features.memory_limit",
-        ) from error
-    finally:
-        connection.disconnect()
-        shutil.rmtree(folder, ignore_errors=True)
+    with scratch_folder(scratch) as folder:
+        connection = None
+        try:
+            connection = ibis.duckdb.connect(
+                folder / "sources.duckdb",
+                memory_limit=settings.features.memory_limit,
+                temp_directory=str(folder / "spill"),
+                preserve_insertion_order=False,
+            )
+            yield read_sources(connection, settings, now=now or datetime.now(UTC))
+        except duckdb.Error as error:
+            raise StorageError(
+                "DuckDB could not finish the work",
+                got=str(error).splitlines()[0],
+                fix=f"free disk space at {folder.parent}, or raise features.memory_limit",
+            ) from error
+        finally:
+            if connection is not None:
+                connection.disconnect()
 
 
 def read_sources(connection: Backend, settings: SourceSections, *, now: datetime) -> Sources:
@@ -277,9 +275,9 @@ def _parse_events(connection: Backend, settings: SourceSections) -> _ParsedEvent
     )
     try:
         table = connection.create_table("parsed_events", parsed)
-    except duckdb.OutOfMemoryException:
-        raise
     except duckdb.Error as error:
+        if is_storage_fault(error):
+            raise
         raise SourceError(
             "the events cannot be read",
             expected="intact Parquet, or UTF-8 text with as many fields in each row as the header",

@@ -47,6 +47,19 @@ class TableFiles:
     declared_text: frozenset[str] = frozenset()
 
 
+def is_storage_fault(error: duckdb.Error) -> bool:
+    """Whether DuckDB ran out of memory or disk, rather than met a file that it cannot read."""
+    full = (
+        "No space left",
+        "File too large",
+        "Could not write",
+        "could not write",
+        "Failed to write",
+        "max_temp_directory",
+    )
+    return isinstance(error, duckdb.OutOfMemoryException) or any(words in str(error) for words in full)
+
+
 def find_files(path: str, role: str) -> tuple[Path, ...]:
     """Files that a path names: itself, a folder's data files (all levels), or a glob's matches; sorted.
 
