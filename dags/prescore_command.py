@@ -263,6 +263,7 @@ def inputs_of(context: Context) -> dict[str, str]:
     """
     inputs: dict[str, str] = {}
     events = [event.extra for events in context["triggering_asset_events"].values() for event in events]
+    events = [extra for extra in events if extra.get("cutoff")]  # one that was made in the UI may say nothing
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     if events:
         latest = max(events, key=lambda extra: str(extra["cutoff"]))

@@ -253,9 +253,10 @@ def test_a_runs_inputs() -> None:
 
 
 @pytest.mark.parametrize("interval", [None, (4, 4)])
-def test_a_run_is_never_about_now(interval: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize("events", [[], [{}], [{"note": "made by hand"}]])
+def test_a_run_is_never_about_now(interval: tuple[int, int] | None, events: list[dict[str, str]]) -> None:
     with pytest.raises(AirflowFailException, match="give a cut-off"):
-        inputs_of(context(interval=interval))
+        inputs_of(context(events=events, interval=interval))
 
 
 def test_the_command_can_be_found_by_name() -> None:
