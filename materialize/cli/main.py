@@ -84,7 +84,8 @@ def options(
     # Dask sets its own loggers when it is imported, from this.
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", logging.getLevelName(level).lower())
     if not debug:
-        warnings.simplefilter("ignore")  # deprecations inside libraries are not the user's business
+        # Deprecations inside libraries are not the user's business; some reset the filters when imported.
+        warnings.showwarning = lambda *_args, **_options: None
 
 
 def main() -> None:
