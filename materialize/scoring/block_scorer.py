@@ -10,13 +10,13 @@ import numpy as np
 
 from features.errors import SchemaMismatchError
 from materialize.scoring.kernels_cpu import (
-    LANES,
     add_forest,
     add_forest_one,
     fill_affinity,
     rescore_pairs,
     start_latent,
 )
+from materialize.scoring.kernels_simd import LANES, aligned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +28,24 @@ if TYPE_CHECKING:
     from materialize.scoring.user_batch import UserBatch
 
     Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Arrays that one thread writes into, block after block; all start on cache lines.
+
+    Attributes:
+        lanes: int16[lane rows, LANES], the users' codes.
+        table: float32[widest pass, LANES].
+        score: float32[I, LANES].
+        bounds, sampled: float32 and int32[LANES], for the selection.
+    """
+
+    lanes: NDArray[np.int16]
+    table: Float32
+    score: Float32
+    bounds: Float32
+    sampled: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -43,40 +61,40 @@ class BlockScorer:
     group_codes: dict[str, NDArray[np.int32]]
     item_latent: Float32 | None
 
-    def score(self, batch: UserBatch, first: int, last: int) -> Float32:
-        """Margins of users ``first`` to ``last`` (at most LANES): float32[I, LANES], or [I, 1] for one user alone.
+    def score(self, batch: UserBatch, first: int, last: int, space: Workspace) -> Float32:
+        """Margins of users ``first`` to ``last`` (at most LANES): float32[I, LANES], in the workspace.
 
-        Lanes beyond the users hold arbitrary numbers.
+        Lanes beyond the users hold arbitrary numbers. With a workspace of one lane, for a batch of one user: [I, 1].
         """
-        alone = len(batch) == 1
-        lanes = self._lanes(batch, first, last, 1 if alone else LANES)
-        score = self._start(batch, first, last, lanes.shape[1])
+        self._fill_lanes(batch, first, last, space.lanes)
+        self._fill_start(batch, first, last, space.score)
         pairs = batch.pairs.start[first : last + 1]
         lane = np.repeat(np.arange(last - first), np.diff(pairs))
         item = batch.pairs.key[pairs[0] : pairs[-1]]
-        starts = score[item, lane]
-        program = self.program.arrays.values()
-        if alone:
-            add_forest_one(*program, lanes[:, 0], np.empty(self.program.widest_pass, np.float32), score[:, 0])
+        starts = space.score[item, lane]
+        if space.score.shape[1] == 1:
+            add_forest_one(*self._program, space.lanes[:, 0], space.table[:, 0], space.score[:, 0])
         else:
-            add_forest(*program, lanes, np.empty((self.program.widest_pass, LANES), np.float32), score)
+            add_forest(*self._program, space.lanes, space.table, space.score)
         if len(item):
             entries = batch.pairs.codes[pairs[0] : pairs[-1]]
             rescore_pairs(
-                *self._walk,
-                lanes,
-                *self._sections,
-                self.item_codes,
-                pairs - pairs[0],
-                item,
-                entries,
-                starts,
-                score,
-            )
-        return score
+                *self._walk, space.lanes, *self._sections, self.item_codes, pairs - pairs[0], item, entries, starts,
+                space.score,
+            )  # fmt: skip
+        return space.score
 
-    def _lanes(self, batch: UserBatch, first: int, last: int, width: int) -> NDArray[np.int16]:
-        lanes = np.zeros((self.layout.lane_rows, width), np.int16)
+    def workspace(self, lanes: int = LANES) -> Workspace:
+        """Scratch for one thread."""
+        return Workspace(
+            lanes=aligned((self.layout.lane_rows, lanes), np.int16),
+            table=aligned((self.program.widest_pass, lanes), np.float32),
+            score=aligned((len(self.item_codes), lanes), np.float32),
+            bounds=aligned((lanes,), np.float32),
+            sampled=aligned((lanes,), np.int32),
+        )
+
+    def _fill_lanes(self, batch: UserBatch, first: int, last: int, lanes: NDArray[np.int16]) -> None:
         lanes[: len(self.layout.user), : last - first] = batch.codes[:, first:last]
         for column, rows in self.layout.affinity.items():
             entries = batch.affinity[column]
@@ -84,28 +102,22 @@ class BlockScorer:
                 self.layout.affinity_start(column), len(rows), self.layout.groups[column] + 1,
                 self.codes.missing[list(rows)], entries.start[first : last + 1], entries.key, entries.codes, lanes,
             )  # fmt: skip
-        return lanes
 
-    def _start(self, batch: UserBatch, first: int, last: int, width: int) -> Float32:
+    def _fill_start(self, batch: UserBatch, first: int, last: int, score: Float32) -> None:
         """Margins before the first tree; a latent margin takes the base score's place, as XGBoost's base_margin does."""
         if self.item_latent is None and batch.latent is None:
-            return np.full((self.item_codes.shape[0], width), self.base_margin, np.float32)
-        if (
-            self.item_latent is None
-            or batch.latent is None
-            or batch.latent.shape[1] != self.item_latent.shape[1]
-        ):
-            bound, given = (
-                "none" if a is None else f"dimension {a.shape[1]}" for a in (self.item_latent, batch.latent)
-            )
-            raise SchemaMismatchError(
-                "latent vectors of users and items do not fit", expected=bound, got=given
-            )
-        user = np.zeros((batch.latent.shape[1], width), np.float32)
+            score[:] = self.base_margin
+            return
+        if self.item_latent is None or batch.latent is None or batch.latent.shape[1] != self.item_latent.shape[1]:
+            bound, given = ("none" if a is None else f"dimension {a.shape[1]}" for a in (self.item_latent, batch.latent))
+            raise SchemaMismatchError("latent vectors of users and items do not fit", expected=bound, got=given)
+        user = np.zeros((batch.latent.shape[1], score.shape[1]), np.float32)
         user[:, : last - first] = batch.latent[first:last].T
-        score = np.empty((len(self.item_latent), width), np.float32)
         start_latent(user, self.item_latent, score)
-        return score
+
+    @cached_property
+    def _program(self) -> tuple[NDArray[np.generic], ...]:
+        return tuple(self.program.arrays.values())
 
     @cached_property
     def _walk(self) -> tuple[NDArray[np.generic], ...]:

@@ -15,8 +15,8 @@ from features.errors import SchemaMismatchError
 from materialize.scoring import catalogue_files
 from materialize.scoring.block_scorer import BlockScorer
 from materialize.scoring.forest import transform
-from materialize.scoring.kernels_cpu import LANES
-from materialize.scoring.kernels_selection import hide, select_top
+from materialize.scoring.kernels_selection import hide, select_top, select_top_one
+from materialize.scoring.kernels_simd import LANES
 from materialize.scoring.top_k import TopK
 from materialize.scoring.user_batch import BatchEncoder
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from features.schema import FeatureSchema
+    from materialize.scoring.block_scorer import Workspace
     from materialize.scoring.code_layout import CodeLayout
     from materialize.scoring.coded_forest import CodedForest
     from materialize.scoring.rank_codes import RankCodes
@@ -170,10 +171,10 @@ class BoundCatalogue:
         batch = self._encoder.tables(users, affinity, pairs, latent, None)
         scores = np.empty((len(batch), len(self)), np.float32)
 
-        def keep(first: int, last: int) -> None:
-            scores[first:last] = self._scorer.score(batch, first, last)[:, : last - first].T
+        def keep(space: Workspace, first: int, last: int) -> None:
+            scores[first:last] = self._scorer.score(batch, first, last, space)[:, : last - first].T
 
-        _each_block(len(batch), keep, threads)
+        self._each_block(len(batch), keep, threads)
         return transform(self.objective, scores) if output == "transformed" else scores
 
     def _top_k(
@@ -192,15 +193,23 @@ class BoundCatalogue:
         score = np.full((len(batch), most), np.nan, np.float32)
         count = np.zeros(len(batch), np.int32)
 
-        def select(first: int, last: int) -> None:
-            block = self._scorer.score(batch, first, last)
+        room = min(len(self), max(4 * most, 512)) + 1
+
+        def select(space: Workspace, first: int, last: int) -> None:
+            block = self._scorer.score(batch, first, last, space)
             inside = np.zeros(block.shape[1], np.int32)
             inside[: last - first] = segment[first:last]
             hide(block, batch.excluded.start[first : last + 1], batch.excluded.key, allowed, inside)
-            select_top(block, last - first, most, item[first:last], score[first:last], count[first:last])
+            if block.shape[1] == 1:
+                count[0] = select_top_one(block[:, 0], np.empty(room, np.uint64), most, item[0], score[0])
+                return
+            select_top(
+                block, space.bounds, space.sampled, np.empty((LANES, room), np.uint64), last - first, most,
+                item[first:last], score[first:last], count[first:last],
+            )  # fmt: skip
 
         if most:
-            _each_block(len(batch), select, threads)
+            self._each_block(len(batch), select, threads)
         if most < k:
             item = np.pad(item, ((0, 0), (0, k - most)), constant_values=-1)
             score = np.pad(score, ((0, 0), (0, k - most)), constant_values=np.nan)
@@ -246,15 +255,22 @@ class BoundCatalogue:
             item_latent=self.item_latent,
         )
 
+    def _each_block(self, users: int, work: Callable[[Workspace, int, int], None], threads: int | None) -> None:
+        """Call ``work(workspace, first, last)`` for blocks of users; kernels release the interpreter's lock."""
+        if users == 1:
+            work(self._scorer.workspace(1), 0, 1)
+            return
+        starts = iter(range(0, users, LANES))  # shared: each thread takes the next block
 
-def _each_block(users: int, work: Callable[[int, int], None], threads: int | None) -> None:
-    """Call ``work(first, last)`` for blocks of LANES users; kernels release the interpreter's lock."""
-    starts = range(0, users, LANES)
-    threads = min(default_threads() if threads is None else max(1, threads), len(starts))
-    if threads <= 1:
-        for first in starts:
-            work(first, min(first + LANES, users))
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(work, first, min(first + LANES, users)) for first in starts]:
-            done.result()
+        def run() -> None:
+            space = self._scorer.workspace()
+            for first in starts:
+                work(space, first, min(first + LANES, users))
+
+        threads = min(default_threads() if threads is None else max(1, threads), -(-users // LANES))
+        if threads <= 1:
+            run()
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            for done in [pool.submit(run) for _ in range(threads)]:
+                done.result()

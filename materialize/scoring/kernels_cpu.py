@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-LANES = 64
-"""Users that are scored together."""
+from materialize.scoring.kernels_simd import LANES, add_rows, select_row
 
 
 @njit(cache=True, nogil=True)
@@ -26,20 +25,13 @@ def add_forest(  # type: ignore[no-untyped-def]
     for p in range(len(leaf_start) - 1):
         leaves = leaf_start[p + 1] - leaf_start[p]
         for n in range(leaves):
-            value = leaf_value[leaf_start[p] + n]
-            for b in range(LANES):
-                table[n, b] = value
+            table[n, :] = leaf_value[leaf_start[p] + n]
         for n in range(node_start[p], node_start[p + 1]):
             at = leaves + n - node_start[p]
-            row, threshold, left, right = node_row[n], node_threshold[n], node_left[n], node_right[n]
-            for b in range(LANES):
-                table[at, b] = table[left, b] if codes[row, b] < threshold else table[right, b]
+            select_row(table, at, codes, node_row[n], node_threshold[n], node_left[n], node_right[n])
         starts = root_start[p * (items + 1) : (p + 1) * (items + 1)]
         for i in range(items):
-            for e in range(starts[i], starts[i + 1]):
-                q = root[e]
-                for b in range(LANES):
-                    score[i, b] += table[q, b]
+            add_rows(score, i, table, root, starts[i], starts[i + 1])
 
 
 @njit(cache=True, nogil=True)

@@ -1,33 +1,57 @@
-"""Compiled selection of the best k items of each user from a block of scores."""
+"""Compiled selection of the best k items of each user from a block of scores.
+
+An entry is one uint64, its *key*: the score, made sortable as an integer, over the item's number, inverted. So
+the larger key is the better entry, and of two equal scores the earlier item wins. Most items never become one:
+a bound for each user, estimated on every eighth item so that about twice k pass, lets whole rows of lanes be
+discarded by one comparison. If fewer than k pass for a user after all, that user is scanned again without it.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
+from materialize.scoring.kernels_simd import LANES, bits_of, count_above, float_of, lanes_above, lowest_bit
+
+_STEP = 8
+_RANKED = 512
+"""So many entries are sorted by counting, which has no branch to mispredict; beyond, by comparison."""
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _ordered(value):  # type: ignore[no-untyped-def]
+    """uint32 that sorts as the float32 does; -0 counts as +0."""
+    bits = bits_of(np.float32(value + np.float32(0)))
+    return ~bits & np.uint32(0xFFFFFFFF) if bits >> np.uint32(31) else bits | np.uint32(0x80000000)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _value(ordered):  # type: ignore[no-untyped-def]
+    """The float32 that :func:`_ordered` made sortable."""
+    if ordered >> np.uint32(31):
+        return float_of(np.uint32(ordered & np.uint32(0x7FFFFFFF)))
+    return float_of(np.uint32(~ordered & np.uint32(0xFFFFFFFF)))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _key(value, item):  # type: ignore[no-untyped-def]
+    return np.uint64(_ordered(value)) << np.uint64(32) | np.uint64(np.uint32(0xFFFFFFFF) - np.uint32(item))
+
 
 @njit(cache=True, nogil=True)
-def _precedes(score_a, item_a, score_b, item_b):  # type: ignore[no-untyped-def]
-    """Higher scores first; equal scores in order of the items."""
-    return score_a > score_b or (score_a == score_b and item_a < item_b)
-
-
-@njit(cache=True, nogil=True)
-def _keep_best(scores, items, count, k):  # type: ignore[no-untyped-def]
-    """Quickselect: bring the best ``k`` of ``count`` entries to the front, in any order."""
+def _keep_best(keys, count, k):  # type: ignore[no-untyped-def]
+    """Quickselect: bring the largest ``k`` of ``count`` keys to the front, in any order."""
     low, high = 0, count - 1
     while low < high:
-        middle = (low + high) >> 1
-        s, i = scores[middle], items[middle]
+        pivot = keys[(low + high) >> 1]
         a, b = low, high
         while a <= b:
-            while _precedes(scores[a], items[a], s, i):
+            while keys[a] > pivot:
                 a += 1
-            while _precedes(s, i, scores[b], items[b]):
+            while keys[b] < pivot:
                 b -= 1
             if a <= b:
-                scores[a], scores[b] = scores[b], scores[a]
-                items[a], items[b] = items[b], items[a]
+                keys[a], keys[b] = keys[b], keys[a]
                 a += 1
                 b -= 1
         if k - 1 <= b:
@@ -39,28 +63,56 @@ def _keep_best(scores, items, count, k):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _sort(scores, items, count):  # type: ignore[no-untyped-def]
-    """Heap sort, best first."""
-    for start in range(count // 2 - 1, -1, -1):
-        _sift(scores, items, start, count)
-    for end in range(count - 1, 0, -1):
-        scores[0], scores[end] = scores[end], scores[0]
-        items[0], items[end] = items[end], items[0]
-        _sift(scores, items, 0, end)
+def _write_best(keys, count, k, out_item, out_score):  # type: ignore[no-untyped-def]
+    """Write the best ``k`` of ``count`` keys, best first, and return how many there are."""
+    if count > _RANKED:
+        if count > k:
+            _keep_best(keys, count, k)
+            count = k
+        keys[:count] = np.sort(keys[:count])[::-1]
+    most = min(count, k)
+    for n in range(count):
+        rank = n
+        if count <= _RANKED:
+            mine = keys[n]
+            rank = 0
+            for other in range(count):
+                rank += keys[other] > mine
+        if rank < most:
+            out_item[rank] = np.int32(np.uint32(0xFFFFFFFF) - np.uint32(keys[n] & np.uint64(0xFFFFFFFF)))
+            out_score[rank] = _value(np.uint32(keys[n] >> np.uint64(32)))
+    out_item[most:], out_score[most:] = -1, np.nan
+    return most
 
 
 @njit(cache=True, nogil=True)
-def _sift(scores, items, start, end):  # type: ignore[no-untyped-def]
-    parent = start
-    while 2 * parent + 1 < end:
-        child = 2 * parent + 1
-        if child + 1 < end and _precedes(scores[child], items[child], scores[child + 1], items[child + 1]):
-            child += 1
-        if not _precedes(scores[parent], items[parent], scores[child], items[child]):
-            return
-        scores[parent], scores[child] = scores[child], scores[parent]
-        items[parent], items[child] = items[child], items[parent]
-        parent = child
+def _estimate_bounds(score, lanes, k, bounds, count):  # type: ignore[no-untyped-def]
+    """Bisect, for all lanes at once, for bounds that enough of the sampled items are above."""
+    fewest = k * 3 // (2 * _STEP) + 5
+    most = fewest + max(4, fewest // 4)
+    low, high = np.empty(LANES, np.uint32), np.empty(LANES, np.uint32)
+    low[:], high[:] = _ordered(np.float32(-np.inf)), _ordered(np.float32(np.inf))
+    searching = lanes
+    while searching > 0:
+        for b in range(lanes):
+            bounds[b] = _value(np.uint32(low[b] + (high[b] - low[b]) // np.uint32(2)))
+        count_above(score, _STEP, bounds, count)
+        searching = 0
+        for b in range(lanes):
+            middle = np.uint32(low[b] + (high[b] - low[b]) // np.uint32(2))
+            if middle == low[b]:
+                continue
+            if count[b] < fewest:
+                high[b] = middle
+                searching += 1
+            else:
+                low[b] = middle
+                if count[b] <= most:
+                    high[b] = middle
+                else:
+                    searching += 1
+    for b in range(lanes):
+        bounds[b] = _value(low[b])
 
 
 @njit(cache=True, nogil=True)
@@ -85,43 +137,59 @@ def hide(score, excluded_start, excluded_item, eligible, segment):  # type: igno
 
 
 @njit(cache=True, nogil=True)
-def select_top(score, lanes, k, out_item, out_score, out_count):  # type: ignore[no-untyped-def]
+def select_top(score, bounds, sampled, keys, lanes, k, out_item, out_score, out_count):  # type: ignore[no-untyped-def]
     """The best ``k`` items of each lane; -inf is never one.
 
     Args:
-        score: float32[I, width].
+        score: float32[I, LANES] from :func:`~materialize.scoring.kernels_simd.aligned`.
+        bounds: float32[LANES] from it as well, scratch.
+        sampled: int32[LANES] likewise.
+        keys: uint64[LANES, at least k + 1], scratch.
         lanes: How many of them are users.
         k: At most so many.
         out_item: int32[lanes, k], written; -1 beyond the count.
         out_score: float32[lanes, k], written; NaN beyond the count.
         out_count: int32[lanes], written.
     """
-    items, width = score.shape
-    room = k + max(k, 64)
-    scores, chosen = np.empty((width, room), np.float32), np.empty((width, room), np.int32)
-    counts, bounds = np.zeros(width, np.int64), np.full(width, -np.inf, np.float32)
-    bounds[lanes:] = np.inf
+    items, room = score.shape[0], keys.shape[1]
+    bounds[:lanes], bounds[lanes:] = -np.inf, np.inf
+    if items >= 4 * _STEP * k:
+        _estimate_bounds(score, lanes, k, bounds, sampled)
+    estimated = bounds.copy()
+    counts = np.zeros(LANES, np.int64)
     for i in range(items):
-        passes = 0
-        for b in range(width):
-            passes += score[i, b] > bounds[b]
-        if passes == 0:
-            continue
-        for b in range(width):
-            if score[i, b] > bounds[b]:
-                n = counts[b]
-                scores[b, n], chosen[b, n] = score[i, b] + np.float32(0), i  # +0: no -0 among scores
-                counts[b] = n + 1
-                if n + 1 == room:
-                    _keep_best(scores[b], chosen[b], room, k)
-                    counts[b] = k
-                    bounds[b] = scores[b, :k].min()
+        above = lanes_above(score, i, bounds)
+        while above != 0:
+            b = lowest_bit(above)
+            above &= above - np.uint64(1)
+            keys[b, counts[b]] = _key(score[i, b], i)
+            counts[b] += 1
+            if counts[b] == room:
+                _keep_best(keys[b], room, k)
+                counts[b] = k
+                bounds[b] = _value(np.uint32(keys[b, :k].min() >> np.uint64(32)))
     for b in range(lanes):
-        n = counts[b]
-        if n > k:
-            _keep_best(scores[b], chosen[b], n, k)
-            n = k
-        _sort(scores[b], chosen[b], n)
-        out_item[b, :n], out_score[b, :n] = chosen[b, :n], scores[b, :n]
-        out_item[b, n:], out_score[b, n:] = -1, np.nan
-        out_count[b] = n
+        if counts[b] < k and estimated[b] > -np.inf:
+            counts[b] = _scan(score[:, b], keys[b], k)
+        out_count[b] = _write_best(keys[b], counts[b], k, out_item[b], out_score[b])
+
+
+@njit(cache=True, nogil=True)
+def _scan(score, keys, k):  # type: ignore[no-untyped-def]
+    """Collect the best of one user's scores without an estimate; returns how many keys there are."""
+    count, bound = 0, np.float32(-np.inf)
+    for i in range(len(score)):
+        if score[i] > bound:
+            keys[count] = _key(score[i], i)
+            count += 1
+            if count == len(keys):
+                _keep_best(keys, count, k)
+                count = k
+                bound = _value(np.uint32(keys[:k].min() >> np.uint64(32)))
+    return count
+
+
+@njit(cache=True, nogil=True)
+def select_top_one(score, keys, k, out_item, out_score):  # type: ignore[no-untyped-def]
+    """The best ``k`` of one user's scores, float32[I]; arguments as in :func:`select_top`. Returns the count."""
+    return _write_best(keys, _scan(score, keys, k), k, out_item, out_score)

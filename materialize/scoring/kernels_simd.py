@@ -1,0 +1,169 @@
+"""The two vector instructions of the scorer: select a row of lanes, and add rows of lanes.
+
+Written as LLVM vectors as wide as a row, because a loop over lanes is not reliably turned into registers that
+stay. LLVM cuts them into what the processor has: four AVX-512 registers, eight AVX2, sixteen NEON.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 64
+"""Users that are scored together."""
+_ALIGNMENT = 64
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_FLOATS, _CODES = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(_I16, LANES)
+
+
+def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray[Any, Any]:
+    """An uninitialized array that starts on a cache line, which the instructions here rely on."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _row(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Any) -> Any:
+    """Pointer to row ``index`` of a C-ordered array whose rows are one vector."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(builder.bitcast(data, vector.as_pointer()), [index])
+
+
+def _splat(builder: Any, value: Any, vector: Any) -> Any:
+    single = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(
+        single, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_I32, vector.count), None)
+    )
+
+
+@intrinsic
+def select_row(typing_context, table, at, codes, row, threshold, left, right):  # type: ignore[no-untyped-def]
+    """``table[at] = where(codes[row] < threshold, table[left], table[right])``; all rows LANES wide.
+
+    ``table`` float32, ``codes`` int16, both from :func:`aligned`; numbers int64, ``threshold`` int16.
+    """
+    del typing_context
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        table, at, codes, row, threshold, left, right = arguments
+        load = {
+            index: builder.load(_row(context, builder, signature.args[0], table, index, _FLOATS), align=_ALIGNMENT)
+            for index in (left, right)
+        }
+        code = builder.load(_row(context, builder, signature.args[2], codes, row, _CODES), align=_ALIGNMENT)
+        goes_left = builder.icmp_signed("<", code, _splat(builder, threshold, _CODES))
+        chosen = builder.select(goes_left, load[left], load[right])
+        builder.store(chosen, _row(context, builder, signature.args[0], table, at, _FLOATS), align=_ALIGNMENT)
+        return context.get_dummy_value()
+
+    return types.void(table, types.int64, codes, types.int64, types.int16, types.int64, types.int64), generate
+
+
+@intrinsic
+def add_rows(typing_context, score, i, table, root, begin, end):  # type: ignore[no-untyped-def]
+    """``score[i] += table[root[e]]`` for e from ``begin`` to ``end``, one after the other; rows LANES wide.
+
+    ``score`` and ``table`` float32 from :func:`aligned`, ``root`` int32, numbers int64.
+    """
+    del typing_context
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        score, i, table, root, begin, end = arguments
+        place = _row(context, builder, signature.args[0], score, i, _FLOATS)
+        total = cgutils.alloca_once_value(builder, builder.load(place, align=_ALIGNMENT))
+        roots = context.make_array(signature.args[3])(context, builder, root).data
+        with cgutils.for_range_slice(builder, begin, end, ir.Constant(_I64, 1), inc=True) as (e, _):
+            index = builder.sext(builder.load(builder.gep(roots, [e])), _I64)
+            row = _row(context, builder, signature.args[2], table, index, _FLOATS)
+            builder.store(builder.fadd(builder.load(total), builder.load(row, align=_ALIGNMENT)), total)
+        builder.store(builder.load(total), place, align=_ALIGNMENT)
+        return context.get_dummy_value()
+
+    return types.void(score, types.int64, table, root, types.int64, types.int64), generate
+
+
+@intrinsic
+def lanes_above(typing_context, score, i, bound):  # type: ignore[no-untyped-def]
+    """uint64 whose bit b says whether ``score[i, b] > bound[b]``.
+
+    ``score`` float32 from :func:`aligned`, ``bound`` float32[LANES] from it as well; ``i`` int64.
+    """
+    del typing_context
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        score, i, bound = arguments
+        rows = [
+            builder.load(_row(context, builder, kind, array, index, _FLOATS), align=_ALIGNMENT)
+            for kind, array, index in (
+                (signature.args[0], score, i),
+                (signature.args[2], bound, ir.Constant(_I64, 0)),
+            )
+        ]
+        return builder.bitcast(builder.fcmp_ordered(">", *rows), _I64)
+
+    return types.uint64(score, types.int64, bound), generate
+
+
+@intrinsic
+def lowest_bit(typing_context, bits):  # type: ignore[no-untyped-def]
+    """Position of the lowest bit that is set, int64; ``bits`` uint64 is not 0."""
+    del typing_context
+
+    def generate(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
+def count_above(typing_context, score, step, bound, count):  # type: ignore[no-untyped-def]
+    """``count[b]`` = how many of ``score[::step, b]`` are above ``bound[b]``, for all lanes.
+
+    ``score`` float32, ``bound`` float32[LANES], ``count`` int32[LANES], all from :func:`aligned`; ``step`` int64.
+    """
+    del typing_context
+    counts_type = ir.VectorType(_I32, LANES)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        score, step, bound, count = arguments
+        zero = ir.Constant(_I64, 0)
+        limit = builder.load(_row(context, builder, signature.args[2], bound, zero, _FLOATS), align=_ALIGNMENT)
+        total = cgutils.alloca_once_value(builder, ir.Constant(counts_type, None))
+        items = builder.extract_value(context.make_array(signature.args[0])(context, builder, score).shape, 0)
+        with cgutils.for_range_slice(builder, zero, items, step, inc=True) as (i, _):
+            row = builder.load(_row(context, builder, signature.args[0], score, i, _FLOATS), align=_ALIGNMENT)
+            above = builder.zext(builder.fcmp_ordered(">", row, limit), counts_type)
+            builder.store(builder.add(builder.load(total), above), total)
+        place = _row(context, builder, signature.args[3], count, zero, counts_type)
+        builder.store(builder.load(total), place, align=_ALIGNMENT)
+        return context.get_dummy_value()
+
+    return types.void(score, types.int64, bound, count), generate
+
+
+@intrinsic
+def float_of(typing_context, bits):  # type: ignore[no-untyped-def]
+    """The float32 with these bits; ``bits`` uint32."""
+    del typing_context
+
+    def generate(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+@intrinsic
+def bits_of(typing_context, value):  # type: ignore[no-untyped-def]
+    """The bits of a float32: uint32."""
+    del typing_context
+
+    def generate(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], _I32)
+
+    return types.uint32(types.float32), generate
