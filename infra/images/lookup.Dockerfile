@@ -32,7 +32,7 @@ ENV PATH=/opt/prescore/bin:$PATH \
 USER prescore
 WORKDIR /var/lib/prescore
 EXPOSE 8080
-HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \
+HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/health/ready', timeout=2)"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["sh", "/usr/local/bin/entrypoint"]
