@@ -80,6 +80,11 @@ class Rows:
         kernels.take_rows(self.starts, self.data, rows, cursors, out)
         return Rows(starts, out)
 
+    def to_binary(self) -> pa.LargeBinaryArray:
+        """The rows as an Arrow column, without a copy."""
+        buffers = [None, pa.py_buffer(self.starts), pa.py_buffer(self.data)]
+        return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self), buffers)
+
     @classmethod
     def of_binary(cls, values: pa.Array | pa.ChunkedArray) -> Rows:
         """The bytes of an Arrow string or binary column; nulls are empty. No copy of what is contiguous."""

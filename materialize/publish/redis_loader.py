@@ -156,6 +156,12 @@ class RedisLoader:
         fields = [timestamp_field(view), *(field_hash(view, feature) for feature in features)]
         return self._write(len(keys), keys, lambda rows: commands(b"HDEL", [keys.take(rows), *fields]))
 
+    def expire(self, keys: Rows, seconds: int) -> LoadResult:
+        """Let whole entities expire, all their views with them."""
+        return self._write(
+            len(keys), keys, lambda rows: commands(b"EXPIRE", [keys.take(rows), str(seconds).encode()])
+        )
+
     def read_field(self, keys: Rows, field: bytes) -> list[bytes | None]:
         """One field of every key, in the order of the keys; ``None`` where there is none."""
         values: list[bytes | None] = [None] * len(keys)
