@@ -162,6 +162,8 @@ class Activation:
             self._complain(f"the live pointer cannot be read: {error}")
         except PrescoreError as error:
             self._complain(f"the live generation cannot be activated: {error}")
+        except Exception as error:  # noqa: BLE001 - whatever a foreign artifact provokes, polling must go on
+            self._complain(f"the live generation cannot be activated: {error!r}")
 
     async def _activate(self, pointer: LivePointer) -> None:
         artifact = self._known(pointer)

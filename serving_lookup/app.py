@@ -181,7 +181,12 @@ class LookupApplication:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                self._service = await LookupService.start(self._settings, self._metrics)
+                try:
+                    self._service = await LookupService.start(self._settings, self._metrics)
+                except Exception as error:
+                    log.exception("start_failed")  # the server would not say why
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
                 await send({"type": "lifespan.startup.complete"})
             else:
                 if self._service is not None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 from features.errors import StoreError
-from materialize.publish.feast_format import decode_value
 from serving_lookup.answers import Answer, Item
 from serving_lookup.fallback import Unscored
+from serving_lookup.prediction_row import read_ids, read_scores
 from serving_lookup.problems import unavailable
 from serving_lookup.store import accepted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from materialize.settings import LookupSettings
     from serving_lookup.activation import Activation, LiveGeneration
@@ -80,6 +81,32 @@ class Lookup:
             live = newest
         return await self._on_demand(live, user_id, asked)
 
+    async def recommend_many(
+        self, live: LiveGeneration, user_ids: Sequence[int | str], asked: ListParameters
+    ) -> list[Answer]:
+        """The lists of many users, in their order: one write, one round trip for those that are precomputed."""
+        answers: list[Answer | asyncio.Task[Answer]] = []
+        readings: list[asyncio.Future[Any] | None] = []
+        for user_id in user_ids:
+            try:
+                readings.append(self._store.send(live.read_predictions(live.key(user_id))))
+            except StoreError:
+                readings.append(None)
+        for user_id, reading in zip(user_ids, readings, strict=True):
+            try:
+                row = accepted(await reading) if reading is not None else None
+                if row is not None and row[2] == live.generation_value:
+                    answers.append(self._from_row(live, row, asked))
+                    continue
+            except StoreError:
+                row = None
+            if row is None:
+                self._metrics.event("store_error")
+                answers.append(self.default(live, asked, "store_unavailable"))
+            else:
+                answers.append(asyncio.ensure_future(self.recommend(live, user_id, asked)))
+        return [await answer if isinstance(answer, asyncio.Task) else answer for answer in answers]
+
     def default(self, live: LiveGeneration, asked: ListParameters, reason: str) -> Answer:
         """The list for users nobody knows."""
         ids, scores = live.default_list
@@ -94,10 +121,8 @@ class Lookup:
         )
 
     def _from_row(self, live: LiveGeneration, row: list[bytes | None], asked: ListParameters) -> Answer:
-        limit = None if asked.exclude else asked.k
-        ids, scores = decode_value(row[0], limit), decode_value(row[1], limit)
-        if not isinstance(ids, list) or not isinstance(scores, list):
-            raise StoreError("a user's predictions are not lists")
+        limit = asked.k + len(asked.exclude)
+        ids, scores = read_ids(row[0] or b"", limit), read_scores(row[1] or b"", limit)
         pointer, age = live.pointer, _age(live.published)
         return Answer(
             self._items(live, ids, scores, asked),

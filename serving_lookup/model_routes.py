@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import FastAPI, Request, Response
 
@@ -62,7 +61,7 @@ class ModelRoutes:
             (
                 f"{model}/users/{{user}}/recommendations",
                 self.recommendations,
-                ["GET", "HEAD"],
+                ["GET"],
                 operation(Answer, _READ, parameters=listing, packed=True),
             ),
             (
@@ -86,6 +85,8 @@ class ModelRoutes:
         ):
             # The documents are msgspec's, so FastAPI is told of them rather than asked to make them.
             app.add_api_route(path, handler, methods=methods, openapi_extra=extra, response_class=Response)
+        path = f"{model}/users/{{user}}/recommendations"
+        app.add_api_route(path, self.recommendations, methods=["HEAD"], include_in_schema=False)
 
     async def recommendations(self, request: Request) -> Response:
         """The items of one user, best first."""
@@ -103,8 +104,14 @@ class ModelRoutes:
             raise Problem(413, "batch-too-large", f"At most {most} users; this batch has {len(asked.users)}.")
         parameters = _list_parameters(asked, live, self._limits.max_k)
         media_type = negotiate(request.headers.get("accept", "").encode())
-        users = await asyncio.gather(*(_one_of_batch(lookup, live, user, parameters) for user in asked.users))
-        return respond(BatchAnswer(users), media_type)
+        kind = live.artifact.schema.user_id_type
+        users = [_read_user(user, kind) for user in asked.users]
+        wanted = [user for user in users if not isinstance(user, UserAnswer)]
+        answers = iter(await lookup.recommend_many(live, wanted, parameters))
+        return respond(
+            BatchAnswer([u if isinstance(u, UserAnswer) else UserAnswer(u, next(answers)) for u in users]),
+            media_type,
+        )
 
     async def pair_score(self, request: Request, model: str, user: str, item: str) -> Response:
         """The model's margin of one user and one item, computed on demand."""
@@ -146,15 +153,12 @@ class ModelRoutes:
         return running, running.lookup, running.lookup.live()
 
 
-async def _one_of_batch(
-    lookup: Lookup, live: LiveGeneration, user: object, asked: ListParameters
-) -> UserAnswer:
+def _read_user(user: object, kind: Literal["int64", "string"]) -> int | str | UserAnswer:
+    """A user's id, or the answer that it is none."""
     try:
-        user_id = read_json_id(user, live.artifact.schema.user_id_type, "user")
-        return UserAnswer(user_id, await lookup.recommend(live, user_id, asked))
+        return read_json_id(user, kind, "user")
     except Problem as problem:
-        shown = user if isinstance(user, int | str) else None
-        return UserAnswer(shown, problem=problem.document)
+        return UserAnswer(user if isinstance(user, int | str) else None, problem=problem.document)
 
 
 def _list_parameters(asked: BatchRequest | ScoreRequest, live: LiveGeneration, max_k: int) -> ListParameters:
