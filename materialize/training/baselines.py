@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from materialize.training.history import History
 
 
+BLOCK_CELLS = 4_000_000
+"""Scores held at once."""
+
+
 class Baseline(Protocol):
     """Scores every candidate for a block of users."""
 
@@ -77,7 +81,7 @@ def rank(
     """
     depth = min(depth, items)
     ranked = np.full((users, depth), -1, np.int64)
-    step = max(1, 4_000_000 // items)
+    step = max(1, BLOCK_CELLS // items)
     for start in range(0, users, step):
         block = slice(start, min(start + step, users))
         scores = baseline.scores(block)

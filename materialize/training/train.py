@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +15,7 @@ import pyarrow.compute as pc
 import structlog
 
 from features.build import build_features, fingerprint_of
-from features.errors import SourceError
+from features.errors import PrescoreError, SourceError
 from features.feature_build import PAIRS, name_of_cutoff
 from features.schema import EVENT_TIMESTAMP, ITEM_ID, USER_ID, user_hash
 from features.sources import Sources, open_sources
@@ -86,7 +89,7 @@ def train_model(
         progress: Told of every stage; advanced from another thread while boosting.
 
     Returns:
-        The bundle that was saved below ``settings.models_path``. Its metrics: ``window``; ``methods``, with
+        The bundle that was saved below ``settings.models_path``, or one of the same inputs that was there. Its metrics: ``window``; ``methods``, with
         ``model`` and each baseline (see :meth:`MethodQuality.report`); ``exclude_seen`` with its reason;
         ``training`` with windows, rows, rounds, learning curve and gains.
 
@@ -101,6 +104,11 @@ def train_model(
             cutoff, sources.first_event, days=settings.training.window_days, count=settings.training.windows
         )
         builds = _build_all(settings, sources, plan, progress)
+        lineage = _lineage(settings, sources, cutoff, plan, builds, client)
+        found = _find(settings, lineage)
+        if found is not None:
+            log.info("model_reused", model_id=found.id)
+            return found
         with stage(progress, "Labels") as running:
             labels = [_labels(settings, sources, w, builds[w], len(plan.training)) for w in plan.training]
             exclude_seen, reason = _decide_exclude_seen(settings, labels)
@@ -108,7 +116,6 @@ def train_model(
                 sources.events, builds[plan.evaluation], plan.evaluation, exclude_seen=exclude_seen
             )
             running.rows = sum(len(label.positives) for label in labels)
-            data = fingerprint_of(sources, settings, cutoff)
     schema = builds[plan.evaluation].schema
     rng = np.random.default_rng(settings.training.seed)
     with stage(progress, "Training set", total=len(labels)) as running:
@@ -155,19 +162,52 @@ def train_model(
         schema=schema,
         metrics=metrics,
         exclude_seen=exclude_seen,
-        lineage=Lineage.of_now(
-            cutoff=name_of_cutoff(cutoff),
-            created_at=datetime.now(UTC),
-            feature_builds={build.manifest.cutoff: build.fingerprint for build in builds.values()},
-            data={"sources": data},
-            parameters={
-                **settings.training.model_dump(mode="json"),
-                "cluster": cluster_shape(client),
-                "window_days_used": plan.evaluation.days,
-                "windows_used": len(plan.training),
-            },
-        ),
+        lineage=lineage,
     )
+
+
+def _lineage(
+    settings: Settings,
+    sources: Sources,
+    cutoff: datetime,
+    plan: WindowPlan,
+    builds: dict[LabelWindow, FeatureBuild],
+    client: Client,
+) -> Lineage:
+    """All that the model will depend on, known before it is trained."""
+    return Lineage.of_now(
+        cutoff=name_of_cutoff(cutoff),
+        created_at=datetime.now(UTC),
+        feature_builds={build.manifest.cutoff: build.fingerprint for build in builds.values()},
+        data={"sources": fingerprint_of(sources, settings, cutoff)},
+        parameters={
+            **settings.training.model_dump(mode="json"),
+            "cluster": cluster_shape(client),
+            "window_days_used": plan.evaluation.days,
+            "windows_used": len(plan.training),
+            "code": _code_hash(),
+        },
+    )
+
+
+def _code_hash() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _find(settings: Settings, lineage: Lineage) -> ModelBundle | None:
+    """A whole bundle that was trained on the same inputs by the same code, if there is one."""
+    for path in sorted(settings.models_path.glob("[0-9a-f]*")):
+        with suppress(PrescoreError):  # damaged, or of another release: train again
+            bundle = ModelBundle.load(path)
+            same = (
+                bundle.lineage.stable() == lineage.stable() and bundle.lineage.libraries == lineage.libraries
+            )
+            if same and bundle.name == settings.model:
+                return bundle
+    return None
 
 
 def _build_all(
