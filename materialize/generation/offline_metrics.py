@@ -23,6 +23,18 @@ class OfflineMetrics:
     model: float | None
     baselines: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def best_baseline(self) -> str | None:
+        """Name of the strongest baseline that found anything."""
+        found = {name: value for name, value in self.baselines.items() if value > 0}
+        return max(found, key=lambda name: found[name]) if found else None
+
+    @property
+    def lead(self) -> float | None:
+        """The model's value in proportion to the best baseline's."""
+        best = self.best_baseline
+        return None if self.model is None or best is None else self.model / self.baselines[best]
+
 
 def read_offline_metrics(metrics: Mapping[str, Any]) -> OfflineMetrics:
     """Find them in ``metrics.json``: ``{"methods": {"model": {"ndcg@10": …}, "<baseline>": {…}}}``."""

