@@ -166,14 +166,11 @@ class RedisLoader:
         """One field of every key, in the order of the keys; ``None`` where there is none."""
         values: list[bytes | None] = [None] * len(keys)
 
-        def keep(row: int, value: object) -> None:
-            values[row] = value if isinstance(value, bytes) else None
-
         self._run(
             len(keys),
             keys,
             lambda rows: commands(b"HGET", [keys.take(rows), field]),
-            lambda on_error: ReadReplies(keep, on_error),
+            lambda on_error: ReadReplies(values, on_error),
         )
         return values
 

@@ -101,9 +101,9 @@ class CountedReplies:
 
 @dataclass
 class ReadReplies:
-    """Parses replies of any kind and gives them to ``on_reply(row, value)``; errors to ``on_error``."""
+    """Puts the replies of reading commands into ``values[row]``; errors go to ``on_error(row, text)``."""
 
-    on_reply: Callable[[int, object], None]
+    values: list[bytes | None]
     on_error: Callable[[int, str], None]
     rows: deque[int] = field(default_factory=deque)
     _reader: hiredis.Reader = field(default_factory=hiredis.Reader)
@@ -115,12 +115,13 @@ class ReadReplies:
     def take(self, data: bytes) -> None:
         """See :class:`Replies`."""
         self._reader.feed(data)
-        while (value := self._reader.gets()) is not False:
-            row = self.rows.popleft()
+        gets, next_row, values = self._reader.gets, self.rows.popleft, self.values
+        while (value := gets()) is not False:
+            row = next_row()
             if isinstance(value, hiredis.ReplyError):
                 self.on_error(row, str(value))
             else:
-                self.on_reply(row, value)
+                values[row] = value
 
     @property
     def outstanding(self) -> int:

