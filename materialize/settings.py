@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -143,10 +143,25 @@ class LookupSettings(Section):
         300, ge=0, description="How long an on-demand answer is kept; 0: not at all."
     )
     concurrent_scorings: int = Field(2, ge=1, description="On-demand scorings at once, per worker.")
-    threads: int = Field(1, ge=1, description="Threads of one on-demand scoring.")
+    stale: Literal["serve", "refresh", "score"] = Field(
+        "serve",
+        description="What to do with stale answers: serve them; serve them and score anew for the next request; "
+        "or score on demand and serve them only if that fails.",
+    )
+    max_under_way: int = Field(
+        1000, ge=1, description="Requests under way at once, per worker; more are refused with 503."
+    )
     max_k: int = Field(1000, ge=1, description="Largest k of a request.")
     max_batch: int = Field(1000, ge=1, description="Most users in a batch request.")
     max_body_bytes: int = Field(1_000_000, ge=1, description="Largest request body.")
+    api_keys: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = Field(
+        (),
+        description="SHA-256, in hex, of each key that may ask; empty: anyone may, if anonymous access is on.",
+    )
+    anonymous: bool | None = Field(
+        None,
+        description="Serve without keys; unset: only on an address of this machine alone, such as 127.0.0.1.",
+    )
 
 
 class Settings(BaseSettings):

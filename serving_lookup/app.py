@@ -9,6 +9,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
+from serving_lookup.access import KeyRing
 from serving_lookup.answers import encode, negotiate
 from serving_lookup.metrics import ROUTE_INDEX
 from serving_lookup.model_routes import ModelRoutes
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_OPEN: Final = b"/health/"
+"""Probes need no key and are never shed."""
+
 _RECOMMENDATIONS: Final = b"/recommendations"
 _MAX_QUERY_BYTES: Final = 100_000
 _REMEMBERED_QUERIES: Final = 1024
@@ -52,7 +56,9 @@ class LookupApplication:
         self._metrics: WorkerMetrics = counters.claim()
         self._service: LookupService | None = None
         self._model = settings.model.encode()
-        self._max_k = settings.lookup.max_k
+        self._max_k, self._most_under_way = settings.lookup.max_k, settings.lookup.max_under_way
+        self._keys = KeyRing(settings.lookup.api_keys)
+        self._under_way = 0
         self._queries: dict[tuple[bytes, str], ListParameters] = {}
         self._api = self._behind()
 
@@ -87,16 +93,21 @@ class LookupApplication:
         kind = scope["type"]
         if kind == "http":
             path: bytes = scope["raw_path"]
-            if path.endswith(_RECOMMENDATIONS) and scope["method"] == "GET":
-                await self._recommendations(scope, send)
-            else:
-                await self._rest(path, scope, receive, send)
+            self._under_way += 1
+            try:
+                if path.endswith(_RECOMMENDATIONS) and scope["method"] == "GET":
+                    await self._recommendations(scope, send)
+                else:
+                    await self._rest(path, scope, receive, send)
+            finally:
+                self._under_way -= 1
         elif kind == "lifespan":
             await self._lifespan(receive, send)
 
     async def _recommendations(self, scope: Scope, send: Send) -> None:
         started = time.perf_counter()
         try:
+            self._admit(scope)
             status, headers, body, source = await self.recommend(scope)
         except Problem as problem:
             status, headers, body, source = problem.status, problem.headers, problem.body(), "none"
@@ -104,10 +115,20 @@ class LookupApplication:
             # The boundary of the process: whatever it is, the client gets an answer and the log the trace.
             log.exception("request_failed", route="recommendations")
             status, headers, body, source = FAILURE.status, FAILURE.headers, FAILURE.body(), "none"
-        headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await _send(send, status, headers, body)
         self._metrics.request(_ROUTE, source, status, time.perf_counter() - started)
+
+    def _admit(self, scope: Scope) -> None:
+        """Let a request in.
+
+        Raises:
+            Problem: 503 if too many are under way, 401 if it lacks a key.
+        """
+        if self._under_way > self._most_under_way:
+            self._metrics.event("shed")
+            raise unavailable("overloaded", "Too many requests are under way.")
+        if self._keys.asks:
+            self._keys.check(scope["headers"])
 
     async def recommend(self, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]], bytes, str]:
         """Answer the hot route: status, headers but for the length, body, source.
@@ -171,7 +192,11 @@ class LookupApplication:
         state: dict[str, Any] = {}
         scope = {**scope, "path": path.decode("latin-1"), "state": state}
         try:
+            if not path.startswith(_OPEN):
+                self._admit(scope)
             await self._api(scope, receive, send_and_note)
+        except Problem as problem:  # from admission; the application answers its own
+            await _send(send_and_note, problem.status, problem.headers, problem.body())
         except Exception:
             log.exception("request_failed", route=state.get("route", "other"))
         route, source = ROUTE_INDEX.get(state.get("route", ""), _OTHER), state.get("source", "none")
@@ -194,3 +219,9 @@ class LookupApplication:
                     self._service = None
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

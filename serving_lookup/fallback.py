@@ -101,14 +101,7 @@ class Fallback:
         Raises:
             Unscored: If the user is unknown, the store is away, or the deadline has passed.
         """
-        flight_key = (live.pointer.generation, user_id)
-        flight = self._flights.get(flight_key)
-        if flight is None:
-            flight = asyncio.get_running_loop().create_task(self._fly(live, user_id))
-            self._flights[flight_key] = flight
-            flight.add_done_callback(lambda done: self._landed(flight_key, done))
-        else:
-            self._metrics.event("joined")
+        flight = self._join_or_begin(live, user_id)
         try:
             async with asyncio.timeout(self._deadline):
                 return await asyncio.shield(flight)
@@ -118,6 +111,21 @@ class Fallback:
         except StoreError:
             self._metrics.event("store_error")
             raise Unscored("store_unavailable") from None
+
+    async def remembered_or_begin(self, live: LiveGeneration, user_id: int | str) -> ScoredList | None:
+        """A list scored on demand a moment ago; if there is none, one is begun for whoever asks next.
+
+        Raises:
+            StoreError: If the store is away.
+        """
+        remembered = accepted(await self._store.send(pack(b"GET", live.remembered_key(user_id))))
+        if remembered is not None:
+            self._metrics.event("remembered")
+            return _REMEMBERED.decode(remembered)
+        # No more than can be scored within the deadline are begun: nobody waits for them.
+        if len(self._flights) < self._settings.concurrent_scorings:
+            self._join_or_begin(live, user_id)
+        return None
 
     async def inline(self, live: LiveGeneration, asked: ScoreRequest) -> ScoredList:
         """The list of a user whose features are in the request.
@@ -146,6 +154,17 @@ class Fallback:
             return await self._with_patience(lambda: score_pair(live.artifact, inputs, item_id))
         except NotFoundError as error:
             raise Problem(404, "unknown-item", str(error)) from None
+
+    def _join_or_begin(self, live: LiveGeneration, user_id: int | str) -> asyncio.Task[ScoredList]:
+        key = (live.pointer.generation, user_id)
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = asyncio.get_running_loop().create_task(self._fly(live, user_id))
+            self._flights[key] = flight
+            flight.add_done_callback(lambda done: self._landed(key, done))
+        else:
+            self._metrics.event("joined")
+        return flight
 
     async def _fly(self, live: LiveGeneration, user_id: int | str) -> ScoredList:
         remembered_key = live.remembered_key(user_id)

@@ -47,7 +47,7 @@ class Lookup:
         settings: LookupSettings,
     ) -> None:
         self._store, self._activation, self._fallback = store, activation, fallback
-        self._metrics, self._max_age = metrics, settings.max_age_seconds
+        self._metrics, self._max_age, self._when_stale = metrics, settings.max_age_seconds, settings.stale
 
     def live(self) -> LiveGeneration:
         """The generation that answers now.
@@ -62,6 +62,10 @@ class Lookup:
 
     async def recommend(self, live: LiveGeneration, user_id: int | str, asked: ListParameters) -> Answer:
         """The list of one user; all of it comes from one generation."""
+        if self._when_stale != "serve" and self._is_stale(live):
+            fresh = await self._fresher(live, user_id)
+            if fresh is not None:
+                return self.scored(live, fresh, asked)
         for _ in range(_ATTEMPTS):
             try:
                 row = accepted(await self._store.send(live.read_predictions(live.key(user_id))))
@@ -85,6 +89,8 @@ class Lookup:
         self, live: LiveGeneration, user_ids: Sequence[int | str], asked: ListParameters
     ) -> list[Answer]:
         """The lists of many users, in their order: one write, one round trip for those that are precomputed."""
+        if self._when_stale != "serve" and self._is_stale(live):
+            return await asyncio.gather(*(self.recommend(live, user_id, asked) for user_id in user_ids))
         answers: list[Answer | asyncio.Task[Answer]] = []
         readings: list[asyncio.Future[Any] | None] = []
         for user_id in user_ids:
@@ -123,15 +129,27 @@ class Lookup:
     def _from_row(self, live: LiveGeneration, row: list[bytes | None], asked: ListParameters) -> Answer:
         limit = asked.k + len(asked.exclude)
         ids, scores = read_ids(row[0] or b"", limit), read_scores(row[1] or b"", limit)
-        pointer, age = live.pointer, _age(live.published)
+        pointer = live.pointer
         return Answer(
             self._items(live, ids, scores, asked),
-            "stale" if 0 < self._max_age < age else "precomputed",
+            "stale" if self._is_stale(live) else "precomputed",
             pointer.generation,
             pointer.model_id,
             pointer.feature_cutoff,
-            age,
+            _age(live.published),
         )
+
+    def _is_stale(self, live: LiveGeneration) -> bool:
+        return 0 < self._max_age < time.time() - live.published
+
+    async def _fresher(self, live: LiveGeneration, user_id: int | str) -> ScoredList | None:
+        """A list scored on demand in a stale one's place, if there is one now."""
+        try:
+            if self._when_stale == "score":
+                return await self._fallback.top_k(live, user_id)
+            return await self._fallback.remembered_or_begin(live, user_id)
+        except (Unscored, StoreError):
+            return None
 
     async def _on_demand(self, live: LiveGeneration, user_id: int | str, asked: ListParameters) -> Answer:
         try:

@@ -49,6 +49,8 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's own word; it is an answer, 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Response headers, the length excepted."""
         headers = [(b"content-type", CONTENT_TYPE), (b"cache-control", b"no-store")]
+        if self.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
         if self.retry_after is not None:
             headers.append((b"retry-after", b"%d" % self.retry_after))
         return headers

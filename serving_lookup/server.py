@@ -15,6 +15,7 @@ from granian.log import LogLevels
 from granian.server import Server
 
 from features.errors import SettingsError
+from serving_lookup.access import check_exposure
 from serving_lookup.app import LookupApplication
 from serving_lookup.metrics import SharedCounters
 from serving_lookup.store import StoreAddress
@@ -41,13 +42,13 @@ def serve(settings: Settings) -> None:
     Call it from a process that has not run numba's parallel kernels: workers are forked.
 
     Raises:
-        SettingsError: If the address cannot be listened on, or ``store.url`` cannot be read.
+        SettingsError: If the address cannot be listened on, or strangers would be served by accident, or
+            ``store.url`` cannot be read.
     """
     lookup = settings.lookup
     StoreAddress.parse(settings.store.url.get_secret_value())
     host, port = _listening_address(lookup.host, lookup.port)
-    # Workers share the machine's cores, so each scores with the threads it was given and no more.
-    os.environ["NUMBA_NUM_THREADS"] = str(lookup.threads)
+    check_exposure(lookup, host)
     counters = SharedCounters(rows=4 * lookup.workers + 16)
     server = Server(
         "serving_lookup.app:LookupApplication",
