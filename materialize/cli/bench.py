@@ -4,4 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from materialize.cli import bench_lookup, bench_publish
+
 app = typer.Typer(no_args_is_help=True, help="Measure Prescore beside its peers, interleaved, in one run.")
+for part in (bench_publish, bench_lookup):
+    part.register(app)

@@ -101,6 +101,13 @@ def main() -> None:
         raise
     except PrescoreError as error:
         _fail(str(error), error.exit_code, debug=debug)
+    except ModuleNotFoundError as error:
+        _fail(
+            f"This command needs the package {error.name!r}, which is not installed. "
+            "To do: pip install 'prescore[materialize]' (the look-up service alone needs no extra).",
+            2,
+            debug=debug,
+        )
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             _fail(_unexpected(error), 1, debug=debug)
