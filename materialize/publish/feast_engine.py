@@ -150,6 +150,8 @@ def store_url(config: RedisOnlineStoreConfig) -> str:
     secrets = [quote(str(options.pop(name, "") or ""), safe="") for name in ("username", "password")]
     user = f"{secrets[0]}:{secrets[1]}@" if any(secrets) else ""
     hosts = ",".join(f"{node['host']}:{node['port']}" for node in nodes)
+    if socket := options.pop("unix_socket_path", ""):
+        scheme, hosts, path = "unix", "", str(socket)
     query = f"?{urlencode(options)}" if options else ""
     return f"{scheme}://{user}{hosts}{path}{query}"
 

@@ -239,6 +239,7 @@ def test_a_failed_write_fails_the_command_and_keeps_the_watermark(
         ("redis", "h:1", "redis://h:1"),
         ("redis", "h:1,ssl=true,username=u,password=p@/,db=2", "rediss://u:p%40%2F@h:1?db=2"),
         ("redis_cluster", "h:1,g:2,skip_full_coverage_check=true", "redis+cluster://h:1,g:2"),
+        ("redis", 'localhost:0,unix_socket_path="/run/s",db=1', "unix:///run/s?db=1"),
         ("redis_sentinel", "h:1,g:2,password=1", "redis+sentinel://:1@h:1,g:2/mymaster"),
     ],
 )
