@@ -108,9 +108,17 @@ class BlockScorer:
         if self.item_latent is None and batch.latent is None:
             score[:] = self.base_margin
             return
-        if self.item_latent is None or batch.latent is None or batch.latent.shape[1] != self.item_latent.shape[1]:
-            bound, given = ("none" if a is None else f"dimension {a.shape[1]}" for a in (self.item_latent, batch.latent))
-            raise SchemaMismatchError("latent vectors of users and items do not fit", expected=bound, got=given)
+        if (
+            self.item_latent is None
+            or batch.latent is None
+            or batch.latent.shape[1] != self.item_latent.shape[1]
+        ):
+            bound, given = (
+                "none" if a is None else f"dimension {a.shape[1]}" for a in (self.item_latent, batch.latent)
+            )
+            raise SchemaMismatchError(
+                "latent vectors of users and items do not fit", expected=bound, got=given
+            )
         user = np.zeros((batch.latent.shape[1], score.shape[1]), np.float32)
         user[:, : last - first] = batch.latent[first:last].T
         start_latent(user, self.item_latent, score)

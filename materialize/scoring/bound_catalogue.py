@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-import numba
 import numpy as np
 
 from features.errors import SchemaMismatchError
@@ -41,8 +40,9 @@ if TYPE_CHECKING:
 
 def default_threads() -> int:
     """Threads to use where the caller does not say: ``NUMBA_NUM_THREADS``, or the cores of this process."""
-    if "NUMBA_NUM_THREADS" in os.environ:
-        return int(numba.config.NUMBA_NUM_THREADS)
+    asked = os.environ.get("NUMBA_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -255,7 +255,9 @@ class BoundCatalogue:
             item_latent=self.item_latent,
         )
 
-    def _each_block(self, users: int, work: Callable[[Workspace, int, int], None], threads: int | None) -> None:
+    def _each_block(
+        self, users: int, work: Callable[[Workspace, int, int], None], threads: int | None
+    ) -> None:
         """Call ``work(workspace, first, last)`` for blocks of users; kernels release the interpreter's lock."""
         if users == 1:
             work(self._scorer.workspace(1), 0, 1)

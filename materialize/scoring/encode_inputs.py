@@ -13,7 +13,7 @@ from features.errors import SchemaMismatchError
 from features.schema import ITEM_ID, USER_ID, FeatureColumn, FeatureSchema, FeatureScope
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 

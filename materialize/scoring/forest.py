@@ -9,7 +9,6 @@ https://github.com/dmlc/xgboost/blob/master/src/common/categorical.h)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,8 @@ from features.errors import UnsupportedModelError
 from materialize.scoring.kernels_encoding import natural_log
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     Float32 = NDArray[np.float32]
@@ -93,7 +94,7 @@ _SMALLEST = np.float32(1e-6)
 def _logit(base: float) -> float:
     # In float32 throughout, as XGBoost does it, for the same bits.
     inside = np.clip(np.float32(base), _SMALLEST, np.float32(1) - _SMALLEST)
-    return -natural_log(np.float32(1) / inside - np.float32(1))
+    return -float(natural_log(np.float32(1) / inside - np.float32(1)))
 
 
 def _same(base: float) -> float:
@@ -101,7 +102,7 @@ def _same(base: float) -> float:
 
 
 def _log(base: float) -> float:
-    return natural_log(np.float32(base)) if base > 0 else -math.inf
+    return float(natural_log(np.float32(base))) if base > 0 else -math.inf
 
 
 OBJECTIVES: dict[str, tuple[Transform, Callable[[float], float]]] = {

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from numba import njit as _njit
+
+njit: Any = _njit  # its annotations know neither intrinsics nor star arguments
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
+from typing import Any
 
-from materialize.scoring.kernels_simd import LANES, add_rows, select_row
+import numpy as np
+from numba import njit as _njit
+
+from materialize.scoring.kernels_simd import add_rows, select_row
+
+njit: Any = _njit  # its annotations know neither intrinsics nor star arguments
 
 
 @njit(cache=True, nogil=True)

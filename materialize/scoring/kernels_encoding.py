@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit as _njit
+
+njit: Any = _njit  # its annotations know neither intrinsics nor star arguments
 
 MISSING_RIGHT, MISSING_LEFT = 32766, -1
 """Codes of missing values, above and below every threshold."""

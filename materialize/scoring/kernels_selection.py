@@ -8,10 +8,14 @@ discarded by one comparison. If fewer than k pass for a user after all, that use
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from numba import njit as _njit
 
 from materialize.scoring.kernels_simd import LANES, bits_of, count_above, float_of, lanes_above, lowest_bit
+
+njit: Any = _njit  # its annotations know neither intrinsics nor star arguments
 
 _STEP = 8
 _RANKED = 512

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.core import cgutils as _cgutils
+from numba.extending import intrinsic as _intrinsic
 
+intrinsic: Any = _intrinsic  # its annotations lose the signature of what it decorates
+cgutils: Any = _cgutils
 LANES = 64
 """Users that are scored together."""
 _ALIGNMENT = 64
@@ -48,12 +50,13 @@ def select_row(typing_context, table, at, codes, row, threshold, left, right):  
 
     ``table`` float32, ``codes`` int16, both from :func:`aligned`; numbers int64, ``threshold`` int16.
     """
-    del typing_context
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         table, at, codes, row, threshold, left, right = arguments
         load = {
-            index: builder.load(_row(context, builder, signature.args[0], table, index, _FLOATS), align=_ALIGNMENT)
+            index: builder.load(
+                _row(context, builder, signature.args[0], table, index, _FLOATS), align=_ALIGNMENT
+            )
             for index in (left, right)
         }
         code = builder.load(_row(context, builder, signature.args[2], codes, row, _CODES), align=_ALIGNMENT)
@@ -71,7 +74,6 @@ def add_rows(typing_context, score, i, table, root, begin, end):  # type: ignore
 
     ``score`` and ``table`` float32 from :func:`aligned`, ``root`` int32, numbers int64.
     """
-    del typing_context
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         score, i, table, root, begin, end = arguments
@@ -94,7 +96,6 @@ def lanes_above(typing_context, score, i, bound):  # type: ignore[no-untyped-def
 
     ``score`` float32 from :func:`aligned`, ``bound`` float32[LANES] from it as well; ``i`` int64.
     """
-    del typing_context
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         score, i, bound = arguments
@@ -113,7 +114,6 @@ def lanes_above(typing_context, score, i, bound):  # type: ignore[no-untyped-def
 @intrinsic
 def lowest_bit(typing_context, bits):  # type: ignore[no-untyped-def]
     """Position of the lowest bit that is set, int64; ``bits`` uint64 is not 0."""
-    del typing_context
 
     def generate(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
@@ -127,13 +127,14 @@ def count_above(typing_context, score, step, bound, count):  # type: ignore[no-u
 
     ``score`` float32, ``bound`` float32[LANES], ``count`` int32[LANES], all from :func:`aligned`; ``step`` int64.
     """
-    del typing_context
     counts_type = ir.VectorType(_I32, LANES)
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         score, step, bound, count = arguments
         zero = ir.Constant(_I64, 0)
-        limit = builder.load(_row(context, builder, signature.args[2], bound, zero, _FLOATS), align=_ALIGNMENT)
+        limit = builder.load(
+            _row(context, builder, signature.args[2], bound, zero, _FLOATS), align=_ALIGNMENT
+        )
         total = cgutils.alloca_once_value(builder, ir.Constant(counts_type, None))
         items = builder.extract_value(context.make_array(signature.args[0])(context, builder, score).shape, 0)
         with cgutils.for_range_slice(builder, zero, items, step, inc=True) as (i, _):
@@ -150,7 +151,6 @@ def count_above(typing_context, score, step, bound, count):  # type: ignore[no-u
 @intrinsic
 def float_of(typing_context, bits):  # type: ignore[no-untyped-def]
     """The float32 with these bits; ``bits`` uint32."""
-    del typing_context
 
     def generate(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
         return builder.bitcast(arguments[0], ir.FloatType())
@@ -161,7 +161,6 @@ def float_of(typing_context, bits):  # type: ignore[no-untyped-def]
 @intrinsic
 def bits_of(typing_context, value):  # type: ignore[no-untyped-def]
     """The bits of a float32: uint32."""
-    del typing_context
 
     def generate(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
         return builder.bitcast(arguments[0], _I32)

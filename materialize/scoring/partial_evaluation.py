@@ -125,12 +125,13 @@ class _TreeRows:
 
     def __init__(self, forest: CodedForest, root: int) -> None:
         self.leaf_value = np.concatenate([[np.float32(0)], _leaves(forest, root)]).astype(np.float32)
-        self._leaf = {float(v): i for i, v in reversed(list(enumerate(self.leaf_value)))}
+        self._leaf: dict[float, int] = {float(v): i for i, v in reversed(list(enumerate(self.leaf_value)))}
         self.count = 0
+        self.nodes = np.empty((4, 0), np.int32)
         self._grow(256)
 
     def _grow(self, size: int) -> None:
-        old = self.nodes if self.count else np.empty((4, 0), np.int32)
+        old = self.nodes
         self.nodes = np.empty((4, size), np.int32)
         self.nodes[:, : self.count] = old[:, : self.count]
         self._slots = np.zeros(4 * size, np.int32)

@@ -1,4 +1,4 @@
-"""What is left of a forest when the items are known: the idea of the scorer, and its data.
+r"""What is left of a forest when the items are known: the idea of the scorer, and its data.
 
 In a user x item cross product every test of a tree reads a user feature or an item feature. The items are
 few and known long before the users, so their tests are decided once, when the catalogue is bound::
@@ -7,11 +7,11 @@ few and known long before the users, so their tests are decided once, when the c
                                       (cheap, red)                (dear, red)
 
           u.age < 30                   u.age < 30                   u.age < 30
-         /          \\                  /         \\                 /         \\
+         /          \                  /         \                 /         \
     i.price < 9    u.men < 1        +0.4      u.men < 1          -0.1     u.men < 1
-     /     \\        /     \\                    /     \\                    /     \\
+     /     \        /     \                    /     \                    /     \
    +0.4   -0.1   i.red    -0.2             +0.3    -0.2             +0.3    -0.2
-                  /  \\
+                  /  \
                -0.3  +0.3
 
 What remains for an item is a decision diagram over *user* features, the item's *residual*. Equal parts are

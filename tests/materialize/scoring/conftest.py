@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import xgboost as xgb
+
 from materialize.scoring import ITEM, PAIR, USER, BoundCatalogue, PairScorer, affinity
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
 SPECIAL = np.array(
     [
@@ -71,7 +75,7 @@ def _column(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> NDAr
     return values
 
 
-def make_world(
+def make_world(  # noqa: C901 - one world, told from top to bottom
     seed: int,
     *,
     users: int = 40,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from features.errors import SchemaMismatchError, StorageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from features.errors import SchemaMismatchError, StorageError
 from materialize.scoring import ITEM, USER, BoundCatalogue, PairScorer
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 BOOSTERS = st.sampled_from(
     [
