@@ -93,7 +93,7 @@ def _measure(folder: Path, server: ValkeyServer, users: int, k: int, rounds: int
             *feast_contestants(folder, server.port, table, FEAST_SHARE),
         ]
         measured = race(contestants, rounds)
-    engines = race(feast_engine_contestants(folder, server.port), min(rounds, 3))
+    engines = race(feast_engine_contestants(folder, server.port, users), min(rounds, 3))
     return PublishBench(
         users,
         k,

@@ -25,7 +25,9 @@ ENGINES = {
     "feast materialize, prescore engine": "materialize.publish.feast_engine.PrescoreEngine",
     "feast materialize, feast's engine": "local",
 }
-ENGINE_ROWS = {"feast materialize, prescore engine": 200_000, "feast materialize, feast's engine": 20_000}
+ENGINE_SHARE = {"feast materialize, prescore engine": 2.0, "feast materialize, feast's engine": 0.2}
+"""Rows per user of the bench; Feast's engine gets fewer, or a round would take minutes. Rates are per row."""
+
 _ENTITY = Entity(name="user_id", join_keys=["user_id"], value_type=ValueType.INT64)
 
 
@@ -57,12 +59,12 @@ def feast_contestants(folder: Path, port: int, lists: pa.Table, share: Mapping[s
     return contestants
 
 
-def feast_engine_contestants(folder: Path, port: int) -> list[Contestant]:
+def feast_engine_contestants(folder: Path, port: int, users: int) -> list[Contestant]:
     """``feast materialize`` of a view of ten numbers, by this project's engine and by Feast's."""
     random = np.random.default_rng(0)
     contestants = []
     for name, engine in ENGINES.items():
-        rows = ENGINE_ROWS[name]
+        rows = int(users * ENGINE_SHARE[name])
         columns = {f"f{n}": random.standard_normal(rows, np.float32) for n in range(COLUMNS)}
         table = pa.table({"user_id": np.arange(rows), **columns})
         fields = dict.fromkeys(columns, Float32)
