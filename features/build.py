@@ -79,6 +79,9 @@ def build_features(
             (aside / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
             _put_in_place(aside, out / name)
         except OSError as error:
+            found = _find(out / name, fingerprint)
+            if found is not None:  # another process built the same and was first
+                return found
             raise StorageError(
                 f"the features of {name} could not be written",
                 got=str(error),

@@ -141,11 +141,17 @@ def too_long(column: ir.Column, id_type: IdType) -> ir.BooleanValue:
 
 
 def as_time(files: TableFiles, name: str, *, zone: str, unit: str) -> ir.TimestampColumn:
-    """The column as instants in UTC with microseconds; null where text is no time.
+    """The column as instants in UTC with microseconds; null where it is no time of the years 1 to 9999.
 
     Raises:
         SourceError: If the type is no time, or a time has no zone and ``events.timezone`` is unset.
     """
+    time = _instants(files, name, zone, unit)
+    first, last = (ibis.literal(text).cast(UTC) for text in ("0001-01-02T00:00:00Z", "9999-12-30T00:00:00Z"))
+    return ibis.cases((time.between(first, last), time), else_=ibis.null(UTC))
+
+
+def _instants(files: TableFiles, name: str, zone: str, unit: str) -> ir.TimestampColumn:
     column = require(files, name, "events.time")
     kind = column.type()
     if zone and zone not in zoneinfo.available_timezones():
@@ -161,8 +167,8 @@ def as_time(files: TableFiles, name: str, *, zone: str, unit: str) -> ir.Timesta
         return _localize(column.cast(dt.Timestamp(scale=6)), files, name, zone)
     if kind.is_date():
         return _localize(column.cast(dt.Timestamp(scale=6)), files, name, zone)
-    number = column.try_cast("float64") if files.is_text else column
-    if kind.is_numeric() or (files.is_text and number.notnull().all().fill_null(False).to_pyarrow().as_py()):
+    number = column.try_cast("float64") if files.is_text or kind.is_numeric() else None
+    if number is not None and (kind.is_numeric() or _all_finite(number)):
         if not unit:
             raise SourceError(
                 f"column {name!r} of the events holds numbers, not times",
@@ -170,9 +176,7 @@ def as_time(files: TableFiles, name: str, *, zone: str, unit: str) -> ir.Timesta
                 got=f"{kind}, such as {_example(column)}",
                 fix=f"set events.time_unit = {guess_unit(number.max().to_pyarrow().as_py())!r} if it counts from 1970",
             )
-        return _from_microseconds(
-            (number.cast("float64") * (1_000_000 / _PER_SECOND[unit])).round().cast("int64")
-        )
+        return _from_microseconds((number * (1_000_000 / _PER_SECOND[unit])).round().cast("int64"))
     if not kind.is_string():
         raise SourceError(
             f"column {name!r} of the events is no time", expected="timestamps, or ISO 8601 text", got=str(kind),
@@ -183,6 +187,11 @@ def as_time(files: TableFiles, name: str, *, zone: str, unit: str) -> ir.Timesta
     if not zone and (~zoned & wall.notnull()).any().fill_null(False).to_pyarrow().as_py():
         _refuse_naive(files, name, _example(column.as_table().filter(~zoned)[name]))
     return ibis.cases((zoned, column.try_cast(UTC)), else_=_in_zone(zone or "UTC", wall))
+
+
+def _all_finite(number: ir.FloatingColumn) -> bool:
+    finite = number.notnull() & ~number.isinf()
+    return bool(finite.all().fill_null(False).to_pyarrow().as_py())
 
 
 def guess_unit(largest: float | None) -> str:

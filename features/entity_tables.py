@@ -12,7 +12,7 @@ import ibis
 from features import columns
 from features.errors import SourceError
 from features.settings import ItemsSettings, UsersSettings
-from features.table_files import TableFiles, is_storage_fault, open_table
+from features.table_files import TableFiles, explain, open_table
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -117,14 +117,7 @@ def read_entities(
     try:
         table = connection.create_table(role, files.table.select(**chosen))
     except duckdb.Error as error:
-        if is_storage_fault(error):
-            raise
-        raise SourceError(
-            f"the {role} cannot be read",
-            expected="intact Parquet, or UTF-8 text with as many fields in each row as the header",
-            got=str(error).splitlines()[0],
-            fix=f"check {settings.path}",
-        ) from error
+        raise explain(error, f"the {role}") from error
     rows = _check_ids(table, role, key, settings.path)
     _check_finite(table, role, own)
     return EntityTable(role, table.drop("too_long"), own, groups, listed=True, rows=rows)

@@ -18,9 +18,9 @@ import structlog
 
 from features import columns
 from features.entity_tables import EntityTable, read_entities
-from features.errors import SourceError, StorageError
+from features.errors import SettingsError, SourceError, StorageError
 from features.scratch import scratch_folder
-from features.table_files import is_storage_fault, open_table
+from features.table_files import explain, open_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,15 +132,13 @@ def open_sources(
         StorageError: If the disk is full or the memory limit too small.
     """
     with scratch_folder(scratch) as folder:
-        connection = None
+        connection = _connect(settings, folder)
         try:
-            connection = ibis.duckdb.connect(
-                folder / "sources.duckdb",
-                memory_limit=settings.features.memory_limit,
-                temp_directory=str(folder / "spill"),
-                preserve_insertion_order=False,
-            )
-            yield read_sources(connection, settings, now=now or datetime.now(UTC))
+            try:
+                sources = read_sources(connection, settings, now=now or datetime.now(UTC))
+            except duckdb.Error as error:
+                raise explain(error, "a table", folder.parent) from error
+            yield sources
         except duckdb.Error as error:
             raise StorageError(
                 "DuckDB could not finish the work",
@@ -148,8 +146,25 @@ def open_sources(
                 fix=f"free disk space at {folder.parent}, or raise features.memory_limit",
             ) from error
         finally:
-            if connection is not None:
-                connection.disconnect()
+            connection.disconnect()
+
+
+def _connect(settings: SourceSections, folder: Path) -> Backend:
+    try:
+        return ibis.duckdb.connect(
+            folder / "sources.duckdb",
+            memory_limit=settings.features.memory_limit,
+            temp_directory=str(folder / "spill"),
+            preserve_insertion_order=False,
+        )
+    except duckdb.IOException as error:
+        raise explain(error, "the scratch database", folder.parent) from error
+    except duckdb.Error as error:
+        raise SettingsError(
+            "features.memory_limit cannot be understood",
+            expected="a number and a unit, such as '2GB'",
+            got=f"{settings.features.memory_limit!r}: {str(error).splitlines()[0]}",
+        ) from error
 
 
 def read_sources(connection: Backend, settings: SourceSections, *, now: datetime) -> Sources:
@@ -212,9 +227,7 @@ def _last_time(own: EventsSettings, now: datetime) -> datetime:
         past = table.filter(table.time <= ibis.literal(now.isoformat()).cast(columns.UTC))
         last = past.time.max().to_pyarrow().as_py()
     except duckdb.Error as error:
-        raise SourceError(
-            "the events cannot be read", got=str(error).splitlines()[0], fix=f"check {own.path}"
-        ) from error
+        raise explain(error, "the events") from error
     finally:
         connection.disconnect()
     if last is None:
@@ -276,14 +289,7 @@ def _parse_events(connection: Backend, settings: SourceSections) -> _ParsedEvent
     try:
         table = connection.create_table("parsed_events", parsed)
     except duckdb.Error as error:
-        if is_storage_fault(error):
-            raise
-        raise SourceError(
-            "the events cannot be read",
-            expected="intact Parquet, or UTF-8 text with as many fields in each row as the header",
-            got=str(error).splitlines()[0],
-            fix=f"check {own.path}",
-        ) from error
+        raise explain(error, "the events") from error
     raw = files.table[own.time]
     unread = files.table.filter(time.isnull() & raw.notnull()).select(text=raw.cast("string"))
     return _ParsedEvents(table, user_type, item_type, unread)

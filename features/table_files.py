@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from features.errors import SourceError
+from features.errors import PrescoreError, SourceError, StorageError
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 PARQUET_ENDINGS = (".parquet", ".pq")
 TEXT_ENDINGS = (".csv", ".tsv", ".txt", ".inter", ".user", ".item")
+_FULL = (
+    "No space left",
+    "File too large",
+    "Could not write",
+    "could not write",
+    "Failed to write",
+    "max_temp_directory",
+)
 _TYPED_HEADER = ("token", "token_seq", "float", "float_seq")
 
 
@@ -47,17 +55,30 @@ class TableFiles:
     declared_text: frozenset[str] = frozenset()
 
 
-def is_storage_fault(error: duckdb.Error) -> bool:
-    """Whether DuckDB ran out of memory or disk, rather than met a file that it cannot read."""
-    full = (
-        "No space left",
-        "File too large",
-        "Could not write",
-        "could not write",
-        "Failed to write",
-        "max_temp_directory",
+def explain(error: duckdb.Error, what: str, scratch: Path | None = None) -> PrescoreError:
+    """What DuckDB could not do, as ours: a table that it cannot read, or memory or disk that ran out.
+
+    Args:
+        error: DuckDB's.
+        what: What was being read.
+        scratch: Folder that DuckDB works in.
+    """
+    if isinstance(error, duckdb.OutOfMemoryException) or any(words in str(error) for words in _FULL):
+        place = f" at {scratch}" if scratch else ""
+        return StorageError(
+            "DuckDB ran out of memory or disk",
+            got=str(error).splitlines()[0],
+            fix=f"free disk space{place}, or raise features.memory_limit",
+        )
+    # The first lines say where and why; "file = ..." follows, and between them advice on DuckDB's own options.
+    lines = str(error).partition("Possible ")[0].splitlines()
+    lines += [line.strip() for line in str(error).splitlines() if line.strip().startswith("file = ")]
+    return SourceError(
+        f"{what} cannot be read",
+        expected="intact Parquet, or UTF-8 text with as many fields in each row as in the header",
+        got="; ".join(line for line in lines if line)[:500],
+        fix="mend the file",
     )
-    return isinstance(error, duckdb.OutOfMemoryException) or any(words in str(error) for words in full)
 
 
 def find_files(path: str, role: str) -> tuple[Path, ...]:
@@ -124,13 +145,8 @@ def open_table(connection: Backend, path: str, role: str) -> TableFiles:
             auto_detect=False,
             columns=dict.fromkeys(header, "VARCHAR"),
         )
-    except (duckdb.Error, UnicodeDecodeError) as error:
-        raise SourceError(
-            f"the {role} cannot be read",
-            expected="intact Parquet, or UTF-8 text with a header line",
-            got=str(error).splitlines()[0],
-            fix=f"check {paths[0]}",
-        ) from error
+    except duckdb.Error as error:
+        raise explain(error, f"the {role}") from error
     bare = {name: name.rpartition(":")[0] if is_typed(name) else name for name in table.columns}
     text = frozenset(bare[n] for n in table.columns if is_typed(n) and ":token" in n)
     return TableFiles(role, table.rename({new: old for old, new in bare.items()}), paths, True, text)
@@ -175,7 +191,7 @@ def read_header(path: Path) -> tuple[list[str], str]:
         SourceError: If the first line is empty or repeats a name.
     """
     with path.open("rb") as raw, gzip.open(raw) if path.name.endswith(".gz") else raw as file:
-        line = file.readline().decode("utf-8-sig").rstrip("\r\n")
+        line = file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n")
     delimiter = max(("\t", ",", ";", "|"), key=line.count)
     cells = next(csv.reader([line], delimiter=delimiter), [])
     if not line.strip() or len(set(cells)) != len(cells) or not all(cells):

@@ -11,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from features.errors import SourceError
+from features.errors import SettingsError, SourceError, StorageError
 from features.sources import Sources, default_cutoff, open_sources
 from tests.features.conftest import CUTOFF
 
@@ -149,17 +149,45 @@ def test_each_fault_says_what_was_expected_what_came_and_what_to_do(tables: Thre
     assert caught.value.fix or caught.value.got
 
 
-@pytest.mark.parametrize("broken", ["", "user_id\n1\n", "user_id,user_id,event_time\n1,2,2024-01-01\n"])
-def test_a_text_file_without_a_sound_header_is_told(tables: ThreeTables, broken: str) -> None:
+HEADER = "user_id,item_id,event_time,amount\n"
+BROKEN = {
+    "nothing": (b"", "no usable header"),
+    "one column": (b"user_id\n1\n", "no column 'item_id'"),
+    "a name twice": (b"user_id,user_id,event_time\n1,2,2024-01-01\n", "no usable header"),
+    "too many fields": (
+        HEADER.encode() + b"1,2,2024-01-01T00:00:00Z,3,4\n",
+        "Expected Number of Columns: 4 Found: 5",
+    ),
+    "too few fields": (HEADER.encode() + b"1,2\n", "Expected Number of Columns: 4 Found: 2"),
+    "not UTF-8": (HEADER.encode() + b"\xff\xfe,2,2024-01-01T00:00:00Z,3\n", "cannot be read"),
+    "no number": (HEADER.encode() + b"1,2,2024-01-01T00:00:00Z,much\n", "no finite number"),
+    "endless time": (HEADER.encode() + b"1,2,infinity,3\n", "such as infinity"),
+    "far time": (HEADER.encode() + b"1,2,99999-01-01T00:00:00Z,3\n", "no readable time"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_broken_text_is_told(tables: ThreeTables, fault: str) -> None:
+    broken, told = BROKEN[fault]
     tables.write()
     path = tables.folder / "events.csv"
-    path.write_text(broken)
+    path.write_bytes(broken)
     settings = tables.settings
     changed = settings.__class__(
         settings.events.model_copy(update={"path": str(path)}), settings.users, settings.items,
         settings.candidates, settings.features,
     )  # fmt: skip
-    with pytest.raises(SourceError), open_sources(changed, now=NOW):
+    with pytest.raises(SourceError) as caught, open_sources(changed, now=NOW):
+        pass
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(("limit", "error"), [("2 apples", SettingsError), ("1MB", StorageError)])
+def test_a_memory_limit_that_does_not_do_is_told(
+    tables: ThreeTables, limit: str, error: type[Exception]
+) -> None:
+    tables.feature_settings["memory_limit"] = limit
+    with pytest.raises(error, match="memory_limit"), open_sources(tables.write().settings, now=NOW):
         pass
 
 
