@@ -31,6 +31,7 @@ from materialize.generation.measures import measure_lists
 from materialize.generation.offline_metrics import read_offline_metrics
 from materialize.generation.plan import Plan, plan_generation
 from materialize.generation.records import GateResult, Model
+from materialize.generation.report import write_report
 from materialize.generation.retention import collect_generations
 from materialize.generation.score_blocks import bind_catalogue, score_blocks
 from materialize.generation.slot import clear_others, count_stored, load_generation, open_loader
@@ -85,6 +86,10 @@ def publish_generation(
     check_overrides(overrides or {})
     if build.cutoff > datetime.now(UTC):
         raise CallerError("the cut-off lies in the future", got=f"{build.cutoff:%Y-%m-%d %H:%M:%S} UTC")
+    if bundle.name != settings.model:
+        raise CallerError(
+            f"model bundle {bundle.id} is not of this model", expected=settings.model, got=bundle.name
+        )
     check_fit(build, bundle)
     plan = plan_generation(settings.scoring, build, bundle)
     catalogue = Catalogue.open(settings.catalogue_url)
@@ -163,8 +168,11 @@ class _Publication:
             measures = measure_lists(known, files, live, [block.path for block in live_blocks if block.path])
             rows = sum(block.rows for block in blocks)
             mismatches |= {"files": measures.rows - rows, "scored table": committed - rows}
-            self._judge(known, gates_after(self.settings.gates, known, measures, mismatches=mismatches))
             running.rows = rows
+            try:
+                self._judge(known, gates_after(self.settings.gates, known, measures, mismatches=mismatches))
+            finally:
+                write_report(self.settings, self.catalogue, known, live, self.build)
         return self.catalogue.move_generation(self.fence, known.id, "validated", rows=rows)
 
     @property

@@ -1,0 +1,158 @@
+"""Writes a generation's report: one self-contained HTML page with its gates and plots of its lists."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from features.errors import StorageError
+from materialize.generation.artifact import generation_folder
+from materialize.generation.measures import list_samples
+from materialize.generation.offline_metrics import read_offline_metrics
+from materialize.generation.report_page import TEMPLATE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from features.feature_build import FeatureBuild
+    from materialize.generation.catalogue import Catalogue
+    from materialize.generation.measures import ListSamples
+    from materialize.generation.records import Generation
+    from materialize.settings import Settings
+
+REPORT = "report.html"
+_NEW, _LIVE = "#0b6e99", "#b0b0b0"
+_BINS = 40
+
+
+@dataclass(frozen=True)
+class TopItem:
+    """An item that many lists begin with.
+
+    Attributes:
+        item_id, title: Which; the title is empty where it has none.
+        share: Share of users who have it in their first ten.
+    """
+
+    item_id: int | str
+    title: str
+    share: float
+
+
+def write_report(
+    settings: Settings,
+    catalogue: Catalogue,
+    generation: Generation,
+    live: Generation | None,
+    build: FeatureBuild,
+) -> Path:
+    """Write ``<warehouse>/generations/<id>/report.html``.
+
+    Args:
+        settings: Where to.
+        catalogue: Holds its gates and blocks.
+        generation: Which.
+        live: The one that is served meanwhile, to compare with.
+        build: Has the items' titles.
+
+    Raises:
+        StorageError: If the scored files cannot be read or the page cannot be written.
+    """
+    files = [block.path for block in catalogue.blocks(generation.id) if block.path]
+    live_files = [block.path for block in catalogue.blocks(live.id) if block.path] if live else []
+    samples = list_samples(generation, files, live, live_files)
+    metrics = read_offline_metrics(catalogue.model(generation.model_id).metrics)
+    quality = {"this model": metrics.model, **metrics.baselines} if metrics.model is not None else {}
+    page = (
+        Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+        .from_string(TEMPLATE)
+        .render(
+            generation=catalogue.generation(generation.id),
+            live=live,
+            gates=catalogue.gate_results(generation.id),
+            top_items=_top_items(samples, build),
+            scores=_figure(lambda axes: _plot_scores(axes, samples)),
+            churn=_figure(lambda axes: _plot_churn(axes, samples.churn)) if len(samples.churn) else "",
+            popularity=_figure(lambda axes: _plot_concentration(axes, samples.places)),
+            quality=_figure(lambda axes: _plot_quality(axes, quality)) if quality else "",
+        )
+    )
+    path = generation_folder(settings, generation.id) / REPORT
+    aside = path.with_name(f".{REPORT}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(page, encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise StorageError(f"the report {path} cannot be written", got=str(error)) from error
+    return path
+
+
+def _top_items(samples: ListSamples, build: FeatureBuild) -> list[TopItem]:
+    table = build.read_items(["item_id", "title"])
+    titles = dict(zip(table["item_id"].to_pylist(), table["title"].to_pylist(), strict=True))
+    return [TopItem(item, titles.get(item) or "", share) for item, share in samples.top_items]
+
+
+def _figure(draw: Callable[[Axes], None]) -> Markup:
+    """A plot as inline SVG; without date and random ids, so that the same report is the same bytes."""
+    figure = Figure(figsize=(6, 2.8), layout="constrained")
+    axes = figure.subplots()
+    draw(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    text = io.StringIO()
+    with rc_context({"svg.hashsalt": "prescore"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    return Markup(svg[svg.index("<svg") :])  # noqa: S704 - matplotlib escapes what it draws
+
+
+def _plot_scores(axes: Axes, samples: ListSamples) -> None:
+    every = np.concatenate([samples.scores, samples.live_scores])
+    if not len(every):
+        return
+    edges = np.linspace(every.min(), every.max() + 1e-6, _BINS + 1).tolist()
+    for values, colour, name in (
+        (samples.live_scores, _LIVE, "live"),
+        (samples.scores, _NEW, "this generation"),
+    ):
+        if len(values):
+            axes.hist(values, edges, density=True, histtype="stepfilled", alpha=0.6, color=colour, label=name)
+    axes.set_xlabel("score")
+    axes.set_yticks([])
+    axes.legend(frameon=False)
+
+
+def _plot_churn(axes: Axes, churn: NDArray[np.float64]) -> None:
+    axes.hist(churn, np.linspace(0, 1, 21).tolist(), color=_NEW, weights=np.full(len(churn), 1 / len(churn)))
+    axes.set_xlabel("share of a user's list that is new")
+    axes.set_ylabel("share of users")
+
+
+def _plot_concentration(axes: Axes, places: Sequence[int]) -> None:
+    counts = np.array(places, np.float64)
+    axes.plot(np.arange(1, len(counts) + 1), np.cumsum(counts) / max(counts.sum(), 1), color=_NEW)
+    axes.set_xlabel("items, commonest first")
+    axes.set_ylabel("share of top-10 places")
+    axes.set_ylim(0, 1.02)
+
+
+def _plot_quality(axes: Axes, quality: Mapping[str, float | None]) -> None:
+    names = sorted(quality, key=lambda name: quality[name] or 0.0)
+    axes.barh(
+        names, [quality[n] or 0.0 for n in names], color=[_NEW if n == "this model" else _LIVE for n in names]
+    )
+    axes.set_xlabel("NDCG@10")
