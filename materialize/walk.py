@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from features.sources import SourceReport
     from materialize.generation.catalogue import Catalogue
     from materialize.generation.records import Generation
+    from materialize.generation.stored_features import StoredFeatures
     from materialize.model_bundle import ModelBundle
     from materialize.progress import Progress
     from materialize.settings import Settings
@@ -71,8 +72,8 @@ def walk(settings: Settings, cutoff: str, progress: Progress) -> WalkResult:
     with cluster(settings) as client:
         bundle = train(settings, instant, client, progress)
         build = build_features(settings, instant, progress)
-        publish_features(settings, build, progress)
         generation = score(settings, build, bundle, client, progress)
+        publish_features(settings, build, progress)
     return WalkResult(build, bundle, generation, report, pick_examples(settings.scoring, build))
 
 
@@ -107,11 +108,11 @@ def build_features(settings: Settings, cutoff: dt.datetime, progress: Progress) 
     return built
 
 
-def publish_features(settings: Settings, build: FeatureBuild, progress: Progress) -> dict[str, int]:
-    """Put the online features into the store, where a miss finds them; rows by view."""
-    from materialize.generation.online_features import publish_features as publish
+def publish_features(settings: Settings, build: FeatureBuild, progress: Progress) -> StoredFeatures:
+    """Put the online features into the store, where a miss finds them, unless it holds newer ones."""
+    from materialize.generation.stored_features import publish_newer_features
 
-    return publish(settings, build, progress)
+    return publish_newer_features(settings, build, progress)
 
 
 def cluster(settings: Settings) -> AbstractContextManager[Client]:

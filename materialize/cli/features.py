@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from materialize.cli.context import CutoffOption, Output, OutputOption
+from materialize.cli.context import CutoffOption, Output, OutputOption, stderr
 from materialize.cli.output import print_json, print_table
 from materialize.cli.progress import RichProgress
 
@@ -39,7 +39,9 @@ def materialize(
     settings = embedded.with_store(context.obj.settings())
     with RichProgress() as progress:
         built = walk.build_features(settings, walk.resolve_cutoff(settings, cutoff), progress)
-        walk.publish_features(settings, built, progress)
+        stored = walk.publish_features(settings, built, progress)
+    if stored.fingerprint != built.fingerprint:
+        stderr().print(f"The store holds newer features, as of {stored.cutoff}: left as they are.")
     _show(output, built)
 
 

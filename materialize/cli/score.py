@@ -32,7 +32,6 @@ def score(
     with RichProgress() as progress:
         bundle = walk.find_bundle(settings, model)
         built = walk.build_features(settings, walk.resolve_cutoff(settings, cutoff), progress)
-        walk.publish_features(settings, built, progress)
         with walk.cluster(settings) as client:
             generation = walk.score(
                 settings, built, bundle, client, progress, dict.fromkeys(override or (), reason)

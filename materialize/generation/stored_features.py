@@ -54,14 +54,15 @@ def publish_newer_features(settings: Settings, build: FeatureBuild, progress: Pr
         StoreError, StorageError: If the store or the build cannot be used; running again mends it.
     """
     wanted = StoredFeatures(build.manifest.cutoff, build.fingerprint)
-    store, key = settings.store, features_key(settings.project)
-    with explained(), open_store(store.url.get_secret_value(), store.timeout_seconds) as client:
+    url, key = settings.store.url.get_secret_value(), features_key(settings.project)
+    with explained(url), open_store(url, settings.store.timeout_seconds) as client:
         raw = client.get(key)
-    known = msgspec.json.decode(raw, type=StoredFeatures) if raw else None
-    if known is not None and (known == wanted or known.cutoff > wanted.cutoff):
-        _log.info("the store's features are as new", stored=known.cutoff, wanted=wanted.cutoff)
-        return known
+        known = msgspec.json.decode(raw, type=StoredFeatures) if raw else None
+        if known is not None and (known == wanted or known.cutoff > wanted.cutoff):
+            _log.info("the store's features are as new", stored=known.cutoff, wanted=wanted.cutoff)
+            return known
+        client.delete(key)  # from here on the store holds some of both, until all is written
     publish_features(settings, build, progress)
-    with explained(), open_store(store.url.get_secret_value(), store.timeout_seconds) as client:
+    with explained(url), open_store(url, settings.store.timeout_seconds) as client:
         client.set(key, msgspec.json.encode(wanted))
     return wanted

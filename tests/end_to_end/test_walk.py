@@ -138,9 +138,19 @@ def test_a_new_cutoff_is_a_new_generation_and_rolls_back(published: Published) -
 
 def test_a_rejected_generation_changes_nothing_that_is_served(published: Published) -> None:
     shop, said = published
-    failed = shop.prescore("score", "--cutoff", "2024-06-30", code=3, PRESCORE_GATES__MAX_CONCENTRATION="0.0")
-    assert "concentration" in failed.stderr
-    assert shop.json("generations", "show")["generation"] == said["generation"]
+    sleeper = list(said["lookups"])[1]
+    on_demand = shop.json("lookup", sleeper)["items"]
+    for cutoff, gate in (("2024-07-03", "concentration"), ("2024-06-30", "cutoff_order")):
+        failed = shop.prescore("score", "--cutoff", cutoff, code=3, PRESCORE_GATES__MAX_CONCENTRATION="0.0")
+        assert gate in failed.stderr
+        assert shop.json("generations", "show")["generation"] == said["generation"]
+        assert shop.json("lookup", sleeper)["items"] == on_demand
+
+
+def test_older_features_never_replace_newer_ones(published: Published) -> None:
+    shop, _ = published
+    noted = shop.prescore("features", "materialize", "--cutoff", "2024-06-20")
+    assert "newer features" in noted.stderr
 
 
 @pytest.mark.parametrize(
