@@ -22,7 +22,6 @@ from features.errors import NotFoundError, SourceError, StorageError
 from features.feature_build import MANIFEST, FeatureBuild, FeatureManifest, FileEntry, name_of_cutoff
 from features.scratch import scratch_folder
 from features.sources import Sources, SourceSections, open_sources
-from features.sources import default_cutoff as default_cutoff  # noqa: PLC0414  # one import for those who build
 
 log = structlog.get_logger()
 
@@ -77,11 +76,11 @@ def build_features(
                 files={file: FileEntry.of(aside / file, rows) for file, rows in written.rows.items()},
             )
             (aside / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-            _put_in_place(aside, out / name)
-        except OSError as error:
             found = _find(out / name, fingerprint)
             if found is not None:  # another process built the same and was first
                 return found
+            _put_in_place(aside, out / name)
+        except OSError as error:
             raise StorageError(
                 f"the features of {name} could not be written",
                 got=str(error),

@@ -200,43 +200,11 @@ def read_sources(connection: Backend, settings: SourceSections, *, now: datetime
     )
 
 
-def default_cutoff(events: Sources | EventsSettings, *, now: datetime | None = None) -> datetime:
-    """The midnight in UTC that follows the last event; where that is yet to come, the last full hour.
-
-    Args:
-        events: The tables, opened; or the settings of the events, whose time column alone is read then.
-        now: The present; events after it are passed over.
-
-    Raises:
-        SourceError: If the events have no time that can be read.
-    """
-    present = now or datetime.now(UTC)
-    last = events.last_event if isinstance(events, Sources) else _last_time(events, present)
-    midnight = last.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    hour = present.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    return min(midnight, hour)
-
-
-def _last_time(own: EventsSettings, now: datetime) -> datetime:
-    connection = ibis.duckdb.connect()
-    try:
-        files = open_table(connection, own.path, "events")
-        table = files.table.select(
-            time=columns.as_time(files, own.time, zone=own.timezone, unit=own.time_unit)
-        )
-        past = table.filter(table.time <= ibis.literal(now.isoformat()).cast(columns.UTC))
-        last = past.time.max().to_pyarrow().as_py()
-    except duckdb.Error as error:
-        raise explain(error, "the events") from error
-    finally:
-        connection.disconnect()
-    if last is None:
-        raise SourceError(
-            f"column {own.time!r} of the events has no readable time up to now",
-            expected="timestamps, or ISO 8601 text",
-            fix="check events.time, events.timezone and events.time_unit",
-        )
-    return last  # type: ignore[no-any-return]
+def default_cutoff(sources: Sources, *, now: datetime | None = None) -> datetime:
+    """The midnight in UTC that follows the last event; where that is yet to come, the last midnight."""
+    present = (now or datetime.now(UTC)).astimezone(UTC)
+    following = sources.last_event.astimezone(UTC) + timedelta(days=1)
+    return min(following, present).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 @dataclass(frozen=True)

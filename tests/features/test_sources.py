@@ -389,6 +389,5 @@ def test_the_default_cutoff_is_the_midnight_after_the_last_event_that_has_happen
     spoil("event_time", 0, datetime(2024, 3, 11, 0, 0, 1, tzinfo=UTC))(tables)
     with open_sources(tables.write().settings, now=NOW) as sources:
         assert default_cutoff(sources, now=NOW) == datetime(2024, 3, 12, tzinfo=UTC)
-    assert default_cutoff(tables.settings.events, now=NOW) == datetime(2024, 3, 12, tzinfo=UTC)
-    soon = datetime(2024, 3, 11, 5, 30, tzinfo=UTC)
-    assert default_cutoff(tables.settings.events, now=soon) == datetime(2024, 3, 11, 5, tzinfo=UTC)
+        soon = datetime(2024, 3, 11, 5, 30, tzinfo=UTC)
+        assert default_cutoff(sources, now=soon) == datetime(2024, 3, 11, tzinfo=UTC)
