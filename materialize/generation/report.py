@@ -109,7 +109,10 @@ def _top_items(samples: ListSamples, build: FeatureBuild) -> list[TopItem]:
 
 def _figure(draw: Callable[[Axes], None]) -> Markup:
     """A plot as inline SVG; without date and random ids, so that the same report is the same bytes."""
-    figure = Figure(figsize=(6, 2.8), layout="constrained")
+    figure = Figure(figsize=(6, 2.8))
+    figure.subplots_adjust(
+        left=0.26, right=0.98, top=0.96, bottom=0.2
+    )  # a third of the time of a layout engine
     axes = figure.subplots()
     draw(axes)
     axes.spines[["top", "right"]].set_visible(False)

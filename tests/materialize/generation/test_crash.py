@@ -39,12 +39,13 @@ DEADLY = (
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def publisher(
-    built_shop: tuple[Path, Settings], client: Client, tmp_path: Path
+    built_shop: tuple[Path, Settings], client: Client, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[int, int | None], dict[str, Any]]]:
     """Run ``(seed, kill_at)`` in a process of its own; its exit status and steps."""
     folder, settings = built_shop
+    scratch = tmp_path_factory.mktemp("publisher")
     arguments = [
         str(folder / "prescore.toml"),
         settings.store.url.get_secret_value(),
@@ -55,11 +56,11 @@ def publisher(
         "-m",
         "tests.materialize.generation.publisher",
         *arguments,
-        str(tmp_path / "steps"),
+        str(scratch / "steps"),
     ]
     root = Path(__file__).parents[3]
     with (
-        (tmp_path / "log").open("w") as log,
+        (scratch / "log").open("w") as log,
         subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=root
         ) as process,
@@ -71,7 +72,7 @@ def publisher(
             process.stdin.write(json.dumps({"seed": seed, "kill_at": kill_at}) + "\n")
             process.stdin.flush()
             while not (line := process.stdout.readline()).startswith('{"status"'):  # logs come before it
-                assert line, (tmp_path / "log").read_text()
+                assert line, (scratch / "log").read_text()
             answer: dict[str, Any] = json.loads(line)
             return answer
 
