@@ -167,7 +167,8 @@ class ScoredTables:
     def commit_generation(self, generation: str, files: Sequence[Path]) -> bool:
         """Add a generation's files in one commit; readers see all of them or none.
 
-        A retry after a crash finds them there. If other files of the generation are there, they are replaced.
+        A retry after a crash finds them there. If other files of the generation are there, they are replaced;
+        no files at all remove its rows.
 
         Returns:
             Whether a commit was needed.
@@ -177,6 +178,8 @@ class ScoredTables:
             SchemaMismatchError: If the ids have another type than in the table.
         """
         wanted = {str(path.absolute()) for path in files}
+        if not wanted and RECOMMENDATIONS not in self.names():
+            return False
         for attempt in range(_ATTEMPTS):
             table = self._recommendations(files)
             present = {str(path) for path in self._files(table, generation)}

@@ -235,7 +235,10 @@ def test_tls_with_an_acl_user(
     client.execute_command("ACL SETUSER", "loader", "on", ">s3cret", "~*", "+@all", "-@admin")
     url = f"rediss://loader:s3cret@127.0.0.1:{tls_proxy.port}?ssl_ca_certs={certificate[0]}"
     with RedisLoader(url, "shop") as loader:
-        assert loader.load("m_a", slot(), NOW).rows_accepted == USERS
+        # More than any buffer on the way holds.
+        vectors = pa.array([[1.0] * 1000] * USERS, pa.list_(pa.float32()))
+        wide = slot().append_column("vector", vectors)
+        assert loader.load("m_a", wide, NOW).rows_accepted == USERS
         assert loader.count_generation("m_a", slot()["user_id"], "g1") == USERS
     assert client.dbsize() == USERS
 

@@ -70,6 +70,15 @@ def test_a_corrected_generation_replaces_its_files(tables: ScoredTables) -> None
     assert tables.user_ids("g2").to_pylist() == [9]
 
 
+def test_no_files_remove_the_rows(tables: ScoredTables) -> None:
+    assert not tables.commit_generation("g1", [])
+    assert tables.names() == []
+    tables.commit_generation("g1", write(tables, "g1", ["a"]))
+    assert tables.commit_generation("g1", [])
+    assert tables.generations() == []
+    assert not tables.commit_generation("g1", [])
+
+
 def test_a_dropped_generation_leaves_no_file(tables: ScoredTables) -> None:
     tables.commit_generation("g1", write(tables, "g1", [1, 2]))
     tables.commit_generation("g2", write(tables, "g2", [1, 2]))
