@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from features.errors import SchemaMismatchError
 from materialize.scoring import catalogue_files
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from features.schema import FeatureSchema
@@ -57,10 +57,11 @@ class BoundCatalogue:
         codes, forest, layout: The coded forest and where its rows live.
         program: Residuals of the items.
         item_ids: Arrow array[I], int64 or string, in the order that breaks ties.
-        item_codes: int16[I, item rows].
+        order: int32[I], the item of each row: rows are the order in which items are scored, groups side by side.
+        item_codes: int16[I, item rows], by row.
         groups: Values of each group column that items have.
-        group_codes: int32[I] by group column; the number of groups means none.
-        item_latent: float32[I, d], or ``None``.
+        group_codes: int32[I] by group column, by row; the number of groups means none.
+        item_latent: float32[I, d], by row, or ``None``.
     """
 
     schema: FeatureSchema
@@ -71,6 +72,7 @@ class BoundCatalogue:
     layout: CodeLayout
     program: ResidualProgram
     item_ids: pa.Array
+    order: NDArray[np.int32]
     item_codes: NDArray[np.int16]
     groups: dict[str, pa.Array]
     group_codes: dict[str, NDArray[np.int32]]
@@ -172,7 +174,9 @@ class BoundCatalogue:
         scores = np.empty((len(batch), len(self)), np.float32)
 
         def keep(space: Workspace, first: int, last: int) -> None:
-            scores[first:last] = self._scorer.score(batch, first, last, space)[:, : last - first].T
+            scores[first:last, self.order] = self._scorer.score(batch, first, last, space)[
+                :, : last - first
+            ].T
 
         self._each_block(len(batch), keep, threads)
         return transform(self.objective, scores) if output == "transformed" else scores
@@ -201,10 +205,12 @@ class BoundCatalogue:
             inside[: last - first] = segment[first:last]
             hide(block, batch.excluded.start[first : last + 1], batch.excluded.key, allowed, inside)
             if block.shape[1] == 1:
-                count[0] = select_top_one(block[:, 0], np.empty(room, np.uint64), most, item[0], score[0])
+                count[0] = select_top_one(
+                    block[:, 0], self.order, np.empty(room, np.uint64), most, item[0], score[0]
+                )
                 return
             select_top(
-                block, space.bounds, space.sampled, np.empty((LANES, room), np.uint64), last - first, most,
+                block, self.order, space.bounds, space.sampled, np.empty((LANES, room), np.uint64), last - first, most,
                 item[first:last], score[first:last], count[first:last],
             )  # fmt: skip
 
@@ -222,7 +228,7 @@ class BoundCatalogue:
         """bool[S, I], where S = 0 means that every item may be given; int32[U], each user's row of it."""
         if eligible is None:
             return np.empty((0, len(self)), np.bool_), np.zeros(users, np.int32)
-        allowed = np.ascontiguousarray(np.atleast_2d(np.asarray(eligible, np.bool_)))
+        allowed = np.atleast_2d(np.asarray(eligible, np.bool_))
         segment = np.zeros(users, np.int32) if segments is None else np.asarray(segments).astype(np.int32)
         if allowed.shape[1] != len(self) or (segments is None and len(allowed) != 1):
             raise SchemaMismatchError(
@@ -236,11 +242,13 @@ class BoundCatalogue:
                 expected=f"{users} numbers from 0 to {len(allowed) - 1}",
                 got=str(segment.shape),
             )
-        return allowed, segment
+        return np.ascontiguousarray(allowed[:, self.order]), segment
 
     @cached_property
     def _encoder(self) -> BatchEncoder:
-        return BatchEncoder(self.schema, self.codes, self.layout, self.item_ids, self.groups)
+        return BatchEncoder(
+            self.schema, self.codes, self.layout, self.item_ids.take(pa.array(self.order)), self.groups
+        )
 
     @cached_property
     def _scorer(self) -> BlockScorer:

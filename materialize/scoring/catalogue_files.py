@@ -36,6 +36,7 @@ def save(catalogue: BoundCatalogue, folder: Path | str) -> None:
         **{f"codes.{name}": array for name, array in catalogue.codes.arrays.items()},
         **{f"forest.{name}": array for name, array in catalogue.forest.arrays.items()},
         **{f"program.{name}": array for name, array in catalogue.program.arrays.items()},
+        "order": catalogue.order,
         "item_codes": catalogue.item_codes,
         **{f"group.{i}": catalogue.group_codes[c] for i, c in enumerate(catalogue.groups)},
     }
@@ -88,6 +89,7 @@ def load(folder: Path | str) -> BoundCatalogue:
             layout=_layout(codes, schema, groups),
             program=ResidualProgram(**_part(arrays, "program.")),
             item_ids=_read_arrow(folder / "items.arrow"),
+            order=arrays["order"],
             item_codes=arrays["item_codes"],
             groups=groups,
             group_codes={c: arrays[f"group.{i}"] for i, c in enumerate(groups)},

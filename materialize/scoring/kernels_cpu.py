@@ -14,18 +14,17 @@ njit: Any = _njit  # its annotations know neither intrinsics nor star arguments
 
 @njit(cache=True, nogil=True)
 def add_forest(  # type: ignore[no-untyped-def]
-    leaf_start, leaf_value, node_start, node_row, node_threshold, node_left, node_right, root_start, root,
+    leaf_start, leaf_value, node_start, node_row, node_threshold, node_left, node_right, first_item, last_item, first_start, root_start, root,
     codes, table, score,
 ):  # fmt: skip
     """Add every tree to ``score``, in order.
 
     Args:
-        leaf_start: This and the next eight are the arrays of a :class:`ResidualProgram`.
+        leaf_start: This and the next eleven are the arrays of a :class:`ResidualProgram`.
         codes: int16[lane rows, LANES], the users.
         table: float32[widest pass, LANES], scratch.
         score: float32[I, LANES], starts as the base margin or the latent margin.
     """
-    items = score.shape[0]
     for p in range(len(leaf_start) - 1):
         leaves = leaf_start[p + 1] - leaf_start[p]
         for n in range(leaves):
@@ -33,18 +32,17 @@ def add_forest(  # type: ignore[no-untyped-def]
         for n in range(node_start[p], node_start[p + 1]):
             at = leaves + n - node_start[p]
             select_row(table, at, codes, node_row[n], node_threshold[n], node_left[n], node_right[n])
-        starts = root_start[p * (items + 1) : (p + 1) * (items + 1)]
-        for i in range(items):
-            add_rows(score, i, table, root, starts[i], starts[i + 1])
+        start = first_start[p] - first_item[p]
+        for i in range(first_item[p], last_item[p]):
+            add_rows(score, i, table, root, root_start[start + i], root_start[start + i + 1])
 
 
 @njit(cache=True, nogil=True)
 def add_forest_one(  # type: ignore[no-untyped-def]
-    leaf_start, leaf_value, node_start, node_row, node_threshold, node_left, node_right, root_start, root,
+    leaf_start, leaf_value, node_start, node_row, node_threshold, node_left, node_right, first_item, last_item, first_start, root_start, root,
     codes, table, score,
 ):  # fmt: skip
     """:func:`add_forest` for one user: ``codes`` int16[lane rows], ``table`` float32[rows], ``score`` float32[I]."""
-    items = score.shape[0]
     for p in range(len(leaf_start) - 1):
         leaves = leaf_start[p + 1] - leaf_start[p]
         table[:leaves] = leaf_value[leaf_start[p] : leaf_start[p + 1]]
@@ -53,10 +51,10 @@ def add_forest_one(  # type: ignore[no-untyped-def]
             table[at] = (
                 table[node_left[n]] if codes[node_row[n]] < node_threshold[n] else table[node_right[n]]
             )
-        starts = root_start[p * (items + 1) : (p + 1) * (items + 1)]
-        for i in range(items):
+        start = first_start[p] - first_item[p]
+        for i in range(first_item[p], last_item[p]):
             total = score[i]
-            for e in range(starts[i], starts[i + 1]):
+            for e in range(root_start[start + i], root_start[start + i + 1]):
                 total += table[root[e]]
             score[i] = total
 

@@ -42,6 +42,14 @@ def _key(value, item):  # type: ignore[no-untyped-def]
     return np.uint64(_ordered(value)) << np.uint64(32) | np.uint64(np.uint32(0xFFFFFFFF) - np.uint32(item))
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _just_below(key):  # type: ignore[no-untyped-def]
+    """The largest float32 below a key's score: what is above it may still win, by its place among the items."""
+    ordered = np.uint32(key >> np.uint64(32))
+    # Below +0 comes -0, which is not less.
+    return _value(np.uint32(ordered - np.uint32(2 if ordered == np.uint32(0x80000000) else 1)))
+
+
 @njit(cache=True, nogil=True)
 def _keep_best(keys, count, k):  # type: ignore[no-untyped-def]
     """Quickselect: bring the largest ``k`` of ``count`` keys to the front, in any order."""
@@ -141,11 +149,12 @@ def hide(score, excluded_start, excluded_item, eligible, segment):  # type: igno
 
 
 @njit(cache=True, nogil=True)
-def select_top(score, bounds, sampled, keys, lanes, k, out_item, out_score, out_count):  # type: ignore[no-untyped-def]
+def select_top(score, order, bounds, sampled, keys, lanes, k, out_item, out_score, out_count):  # type: ignore[no-untyped-def]
     """The best ``k`` items of each lane; -inf is never one.
 
     Args:
         score: float32[I, LANES] from :func:`~materialize.scoring.kernels_simd.aligned`.
+        order: int32[I], the item of each row of ``score``.
         bounds: float32[LANES] from it as well, scratch.
         sampled: int32[LANES] likewise.
         keys: uint64[LANES, at least k + 1], scratch.
@@ -166,34 +175,34 @@ def select_top(score, bounds, sampled, keys, lanes, k, out_item, out_score, out_
         while above != 0:
             b = lowest_bit(above)
             above &= above - np.uint64(1)
-            keys[b, counts[b]] = _key(score[i, b], i)
+            keys[b, counts[b]] = _key(score[i, b], order[i])
             counts[b] += 1
             if counts[b] == room:
                 _keep_best(keys[b], room, k)
                 counts[b] = k
-                bounds[b] = _value(np.uint32(keys[b, :k].min() >> np.uint64(32)))
+                bounds[b] = _just_below(keys[b, :k].min())
     for b in range(lanes):
         if counts[b] < k and estimated[b] > -np.inf:
-            counts[b] = _scan(score[:, b], keys[b], k)
+            counts[b] = _scan(score[:, b], order, keys[b], k)
         out_count[b] = _write_best(keys[b], counts[b], k, out_item[b], out_score[b])
 
 
 @njit(cache=True, nogil=True)
-def _scan(score, keys, k):  # type: ignore[no-untyped-def]
+def _scan(score, order, keys, k):  # type: ignore[no-untyped-def]
     """Collect the best of one user's scores without an estimate; returns how many keys there are."""
     count, bound = 0, np.float32(-np.inf)
     for i in range(len(score)):
         if score[i] > bound:
-            keys[count] = _key(score[i], i)
+            keys[count] = _key(score[i], order[i])
             count += 1
             if count == len(keys):
                 _keep_best(keys, count, k)
                 count = k
-                bound = _value(np.uint32(keys[:k].min() >> np.uint64(32)))
+                bound = _just_below(keys[:k].min())
     return count
 
 
 @njit(cache=True, nogil=True)
-def select_top_one(score, keys, k, out_item, out_score):  # type: ignore[no-untyped-def]
+def select_top_one(score, order, keys, k, out_item, out_score):  # type: ignore[no-untyped-def]
     """The best ``k`` of one user's scores, float32[I]; arguments as in :func:`select_top`. Returns the count."""
-    return _write_best(keys, _scan(score, keys, k), k, out_item, out_score)
+    return _write_best(keys, _scan(score, order, keys, k), k, out_item, out_score)

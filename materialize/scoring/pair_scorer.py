@@ -111,10 +111,13 @@ class PairScorer:
             groups[column] = known.take(pc.sort_indices(known))
             code = positions(values, groups[column])
             group_codes[column] = np.where(code < 0, len(known), code).astype(np.int32)
+        # Items of one group side by side, so that a tile of them reads few rows; scores do not depend on it.
+        order = np.lexsort([np.arange(len(ids)), *group_codes.values()]).astype(np.int32)
+        group_codes = {column: code[order] for column, code in group_codes.items()}
         layout = lay_out(
             codes, [c.scope for c in self.schema.columns], {c: len(v) for c, v in groups.items()}
         )
-        item_codes = encode_table(codes, self.schema, ITEM, layout.item, items)
+        item_codes = encode_table(codes, self.schema, ITEM, layout.item, items)[:, order]
         if latent is not None:
             latent = np.ascontiguousarray(latent, np.float32)
             if latent.ndim != 2 or len(latent) != len(ids) or not np.isfinite(latent).all():
@@ -132,10 +135,11 @@ class PairScorer:
             layout=layout,
             program=partially_evaluate(forest, layout, item_codes, group_codes),
             item_ids=ids,
+            order=order,
             item_codes=np.ascontiguousarray(item_codes.T),
             groups=groups,
             group_codes=group_codes,
-            item_latent=latent,
+            item_latent=None if latent is None else np.ascontiguousarray(latent[order]),
         )
 
     @cached_property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 PASS_ROWS = 2048
 """Most rows of a pass that has more than one tree: half a megabyte at 64 lanes of float32."""
+TILE_ITEMS = 512
+"""Items of a pass whose trees test affinities: their rows differ by group, and would not fit the cache for all."""
 ROWS_PER_ADD = 0.3
 """Rows of the table that cost as much as one more entry of every item they would save."""
 ABSENT = -1
@@ -40,16 +44,28 @@ def partially_evaluate(
     """
     items = item_codes.shape[1]
     tests = _Tests(forest, layout, item_codes, group_codes)
-    passes = _Passes(items)
-    for root in forest.root:
-        rows = _TreeRows(forest, int(root))
-        everything = np.arange(items, dtype=np.int32)
-        passes.add(rows, _residual(tests, rows, int(root), everything))
-    return passes.program()
+    program = _Program()
+    for tiled, trees in groupby(forest.root.tolist(), key=tests.reads_groups):
+        roots = list(trees)
+        for first in range(0, items, TILE_ITEMS) if tiled else (0,):
+            tile = np.arange(first, min(first + TILE_ITEMS, items) if tiled else items, dtype=np.int32)
+            for root in roots:
+                rows = _TreeRows(forest, root)
+                program.add(tile, rows, _residual(tests, rows, root, tile))
+            program.end_pass()
+    return program.arrays()
 
 
 class _Tests:
     """For each node whether its test can be decided at binding, and which lane row it reads otherwise."""
+
+    def reads_groups(self, node: int) -> bool:
+        """Whether a subtree has an affinity test."""
+        if self.left[node] < 0:
+            return False
+        return self.row[node] in self.grouped or any(
+            self.reads_groups(n) for n in (self.left[node], self.right[node])
+        )
 
     def __init__(
         self,
@@ -64,6 +80,7 @@ class _Tests:
         self.row, self.threshold = forest.row.tolist(), forest.threshold.tolist()
         self.item = {row: item_codes[i] for i, row in enumerate(layout.item)}
         self.pair = set(layout.pair)
+        self.grouped = {row for rows in layout.affinity.values() for row in rows}
         everything = item_codes.shape[1]
         self.lane = {row: np.full(everything, i, np.int32) for i, row in enumerate(layout.user)}
         for column, rows in layout.affinity.items():
@@ -173,55 +190,57 @@ def _leaves(forest: CodedForest, root: int) -> NDArray[np.float32]:
     return np.unique(np.concatenate(values))
 
 
-class _Passes:
+class _Program:
     """Collects trees into passes, and renumbers their rows: leaves of all trees first."""
 
-    def __init__(self, items: int) -> None:
-        self._items = items
+    def __init__(self) -> None:
         self._waiting: list[tuple[_TreeRows, list[Ids]]] = []
+        self._tile = np.empty(0, np.int32)
         self._rows = 0
         self._leaves: list[NDArray[np.float32]] = []
         self._nodes: list[NDArray[np.int32]] = []
+        self._tiles: list[tuple[int, int]] = []
         self._starts: list[NDArray[np.int64]] = []
         self._roots: list[Ids] = []
         self._entries = 0
 
-    def add(self, rows: _TreeRows, roots: list[Ids]) -> None:
+    def add(self, tile: Ids, rows: _TreeRows, roots: list[Ids]) -> None:
+        """Add a tree's residuals for a tile of items; the pass that is open is of the same tile."""
         size = len(rows.leaf_value) + rows.count
-        if self._waiting and self._rows + size > PASS_ROWS:
-            self._flush()
+        if self._rows + size > PASS_ROWS:
+            self.end_pass()
         self._waiting.append((rows, roots))
+        self._tile = tile
         self._rows += size
 
-    def _flush(self) -> None:
+    def end_pass(self) -> None:
+        """Close the pass that is open, if one is."""
+        if not self._waiting:
+            return
         leaf, node = 0, sum(len(rows.leaf_value) for rows, _ in self._waiting)
         columns, nodes = [], []
         for rows, roots in self._waiting:
-            leaves = len(rows.leaf_value)
-
-            def place(ids: Ids, leaves: int = leaves, leaf: int = leaf, node: int = node) -> Ids:
-                return np.where(ids < leaves, ids + leaf, ids - leaves + node).astype(np.int32)
-
+            place = partial(_renumber, leaves=len(rows.leaf_value), leaf=leaf, node=node)
             columns += [np.where(ids == ABSENT, ABSENT, place(ids)) for ids in roots]
             mine = rows.nodes[:, : rows.count].copy()
             mine[2:] = place(mine[2:])
             nodes.append(mine)
-            leaf += leaves
+            leaf += len(rows.leaf_value)
             node += rows.count
         table = np.stack(columns, axis=1)
         present = table != ABSENT
         self._starts.append(self._entries + np.concatenate([[0], np.cumsum(present.sum(axis=1))]))
         self._roots.append(table[present].astype(np.int32))
         self._entries += len(self._roots[-1])
+        self._tiles.append((int(self._tile[0]), int(self._tile[-1]) + 1) if len(self._tile) else (0, 0))
         self._leaves.append(np.concatenate([rows.leaf_value for rows, _ in self._waiting]))
         self._nodes.append(np.concatenate(nodes, axis=1))
         self._waiting, self._rows = [], 0
 
-    def program(self) -> ResidualProgram:
-        if self._waiting:
-            self._flush()
+    def arrays(self) -> ResidualProgram:
         nodes = np.concatenate([np.empty((4, 0), np.int32), *self._nodes], axis=1)
         row, threshold, left, right = (np.ascontiguousarray(column) for column in nodes)
+        tiles = np.array(self._tiles, np.int64).reshape(-1, 2)
         return ResidualProgram(
             leaf_start=_offsets([len(leaves) for leaves in self._leaves]),
             leaf_value=np.concatenate([np.empty(0, np.float32), *self._leaves]),
@@ -230,9 +249,16 @@ class _Passes:
             node_threshold=threshold.astype(np.int16),
             node_left=left,
             node_right=right,
+            first_item=np.ascontiguousarray(tiles[:, 0]),
+            last_item=np.ascontiguousarray(tiles[:, 1]),
+            first_start=_offsets([len(starts) for starts in self._starts])[:-1],
             root_start=np.concatenate([np.empty(0, np.int64), *self._starts]).astype(np.int64),
             root=np.concatenate([np.empty(0, np.int32), *self._roots]),
         )
+
+
+def _renumber(ids: Ids, leaves: int, leaf: int, node: int) -> Ids:
+    return np.where(ids < leaves, ids + leaf, ids - leaves + node).astype(np.int32)
 
 
 def _offsets(sizes: list[int]) -> NDArray[np.int64]:

@@ -62,7 +62,10 @@ class ResidualProgram:
         node_row: int32[N], row of codes that a node tests.
         node_threshold: int16[N]; a user goes left when the code is below it.
         node_left, node_right: int32[N], rows of the pass.
-        root_start: int64[P * (I + 1)], for each pass and item where its entries begin; I + 1 per pass.
+        first_item, last_item: int64[P], the items of each pass; a pass of trees with affinity tests has a tile of
+            them, of few groups, and all passes of such trees together have all items.
+        first_start: int64[P], where in ``root_start`` a pass begins.
+        root_start: int64, for each pass and item of it where its entries begin, and where the last one's end.
         root: int32[E], rows of the pass to add, in order of the trees.
     """
 
@@ -73,6 +76,9 @@ class ResidualProgram:
     node_threshold: NDArray[np.int16]
     node_left: NDArray[np.int32]
     node_right: NDArray[np.int32]
+    first_item: NDArray[np.int64]
+    last_item: NDArray[np.int64]
+    first_start: NDArray[np.int64]
     root_start: NDArray[np.int64]
     root: NDArray[np.int32]
 

@@ -67,7 +67,7 @@ class BatchEncoder:
     Attributes:
         schema: The model's columns.
         codes, layout: Rows of codes and where they live.
-        item_ids: Arrow array[I].
+        item_ids: Arrow array[I], by row.
         groups: Values of each group column.
     """
 

@@ -1,0 +1,133 @@
+"""``prescore bench scale``: a million users against ten thousand items, scored tables written, and how time grows."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from materialize.cli.bench_scorer_world import Shape, World
+from materialize.cli.context import Output, OutputOption, stderr
+from materialize.cli.output import emit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+K = 100
+CHUNK = 16_384
+"""Users that are generated, scored and written together."""
+
+
+def bench_scale(
+    *, users: int = 1_000_000, items: int = 10_000, threads: int | None = None, folder: Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """Score everybody at a quarter and a half of the users, a quarter and a half of the items, and in full.
+
+    Args:
+        users: At full size.
+        items: At full size.
+        threads: Default: all cores.
+        folder: Where scored Parquet files go (and stay); default: a temporary folder.
+
+    Yields:
+        One row per size, the full one last: seconds (binding apart), pairs and users per second, peak memory of
+        this process in GiB so far, megabytes written.
+    """
+    sizes = [
+        (users // 4, items),
+        (users // 2, items),
+        (users, items // 4),
+        (users, items // 2),
+        (users, items),
+    ]
+    for some_users, some_items in sizes:
+        yield _run(some_users, some_items, threads, folder)
+
+
+def _run(users: int, items: int, threads: int | None, folder: Path | None) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    world = World(Shape(100, 6), items)
+    start = time.perf_counter()
+    catalogue = world.bind()
+    bound = time.perf_counter() - start
+    place = folder or Path(tempfile.mkdtemp(prefix="prescore-bench-"))
+    place.mkdir(parents=True, exist_ok=True)
+    scoring = writing = 0.0
+    size = 0
+    for first in range(0, users, CHUNK):
+        some = world.users(min(CHUNK, users - first), seed=first + 10)
+        begun = time.perf_counter()
+        top = catalogue.top_k(some.table, K, threads=threads)
+        scored = time.perf_counter()
+        file = place / f"block-{first // CHUNK:05d}.parquet"
+        pq.write_table(
+            top.to_table(), file, compression="zstd", use_dictionary=["user_id", "rank", "item_id"]
+        )
+        scoring += scored - begun
+        writing += time.perf_counter() - scored
+        size += file.stat().st_size
+    if folder is None:
+        shutil.rmtree(place)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "users": users,
+        "items": items,
+        "seconds": scoring + writing,
+        "scoring": scoring,
+        "writing": writing,
+        "bind": bound,
+        "pairs/s": users * items / scoring,
+        "users/s": users / (scoring + writing),
+        "peak GiB": peak / 2 ** (30 if sys.platform == "darwin" else 20),
+        "MB written": size / 1e6,
+    }
+
+
+def plot(rows: list[dict[str, Any]], file: Path) -> None:
+    """Seconds against users and against items, with a straight line through the origin and the full size."""
+    from matplotlib.figure import Figure
+
+    full = rows[-1]
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    for axes, what, other in zip(figure.subplots(1, 2), ("users", "items"), ("items", "users"), strict=True):
+        points = sorted((row[what], row["seconds"]) for row in rows if row[other] == full[other])
+        axes.plot([0, full[what]], [0, full["seconds"]], color="0.7", linestyle="--", label="linear")
+        axes.plot(*zip(*points, strict=True), "o", label="measured")
+        axes.set(xlabel=what, ylabel="seconds", title=f"{full[other]:,} {other}", xlim=0, ylim=0)
+        axes.legend()
+    figure.savefig(file, dpi=150)
+
+
+def _command(
+    users: Annotated[int, typer.Option(help="Users of the full size.")] = 1_000_000,
+    items: Annotated[int, typer.Option(help="Items of the full size.")] = 10_000,
+    threads: Annotated[int | None, typer.Option(help="Default: all cores.")] = None,
+    output: OutputOption = Output.TEXT,
+    file: Annotated[Path | None, typer.Option("--json", help="Write the rows here as well.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--plot", help="Draw time against size into this PNG.")
+    ] = None,
+) -> None:
+    """Exact top-100 of every user at growing sizes, 100 trees of depth 6, scored tables written."""
+    rows = []
+    for row in bench_scale(users=users, items=items, threads=threads):
+        stderr().print(f"{row['users']:,} users x {row['items']:,} items: {row['seconds']:.1f} s")
+        rows.append(row)
+    if file is not None:
+        file.write_text(json.dumps(rows, indent=1), "utf-8")
+    if picture is not None:
+        plot(rows, picture)
+    emit(output, rows, "Exact top-100 of everybody", rows)
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``scale`` to ``prescore bench``."""
+    app.command("scale")(_command)
