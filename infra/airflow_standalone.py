@@ -37,7 +37,7 @@ COMPONENTS = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
-START_SECONDS, STOP_SECONDS = 120.0, 15.0
+START_SECONDS, STOP_SECONDS = 180.0, 15.0
 
 
 class StopRequestedError(Exception):

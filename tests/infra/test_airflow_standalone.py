@@ -59,7 +59,7 @@ def test_it_starts_serves_and_ends_whole(tmp_path: Path) -> None:
             stderr=subprocess.STDOUT,
         )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 200
         while "Ctrl-C" not in said.read_text():
             assert program.poll() is None, said.read_text()
             assert time.monotonic() < deadline, said.read_text()
