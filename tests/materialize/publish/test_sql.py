@@ -104,6 +104,14 @@ def test_before_the_first_publication(settings: Settings) -> None:
         read("SELECT * FROM recommendations", settings, "g1")
 
 
+def test_tables_without_rows(tables: ScoredTables, settings: Settings) -> None:
+    publish(tables, "g1", [1], 10)
+    tables.drop_generation("g1")
+    tables.replace("items", pa.table({"item_id": pa.array([], pa.int64())}))
+    query = "SELECT (SELECT count(*) FROM recommendations) r, (SELECT count(*) FROM items) i"
+    assert read(query, settings, "g1").to_pylist() == [{"r": 0, "i": 0}]
+
+
 def test_one_user_is_found_without_reading_everything(tables: ScoredTables) -> None:
     users, k = 100_000, 20
     rng = np.random.default_rng(0)
