@@ -43,6 +43,13 @@ CONNECT_SECONDS = 15
 WORKER_ENVIRONMENT = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """One thread per worker process: parallelism is between workers, so results do not depend on the machine."""
 
+WORKER_MEMORY: dict[str, object] = {
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+}
+"""A worker that pauses at 80 % of its limit waits for ever while boosting; at 95 % it is ended, which is reported."""
+
 _ADDRESS = re.compile(r"^(tcp|tls|ucx|ws|wss)://[^/\s]+:\d+$")
 
 
@@ -123,6 +130,7 @@ def _start(kind: str, settings: ClusterSettings) -> Any:
         "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"},
         "silence_logs": logging.CRITICAL,
         "env": WORKER_ENVIRONMENT,
+        "config": WORKER_MEMORY,
     }
     environment = dict(os.environ)
     try:

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 
@@ -28,6 +29,8 @@ def test_a_local_cluster_runs_one_thread_per_process_and_leaves_nothing() -> Non
         assert os.getpid() not in pids.values()
         for environment in client.run(_environment).values():
             assert environment == {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        assert set(client.run(dask.config.get, "distributed.worker.memory.pause").values()) == {False}
+        assert set(client.run(dask.config.get, "distributed.worker.memory.terminate").values()) == {0.95}
         assert set(client.nthreads().values()) == {1}
         assert device(client) == "cpu"
 
