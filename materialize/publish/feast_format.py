@@ -18,7 +18,7 @@ import mmh3
 from features.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 Scalar = int | float | bool | str | bytes
 Value = Scalar | list[int] | list[float] | list[bool] | list[str] | list[bytes] | None
@@ -177,45 +177,97 @@ def decode_value(raw: bytes | None, limit: int | None = None) -> Value:
 
 
 def _decode(raw: bytes, limit: int | None) -> Value:
-    tag, position = _read_varint(raw, 0)
-    kind = Kind(tag >> 3)
-    if kind in _VARINT:
-        number, end = _read_varint(raw, position)
-        if end != len(raw):
-            raise _malformed(raw)
-        return bool(number) if kind == Kind.BOOL else _signed(number)
-    if kind in _FIXED:
-        return float(struct.unpack(f"<{_FIXED[kind]}", raw[position:])[0])
-    length, position = _read_varint(raw, position)
+    tag, position = raw[0], 1
+    if tag >= 0x80:
+        tag, position = _read_varint(raw, 0)
+    reader = _READERS.get(tag)
+    if reader is None:
+        raise _malformed(raw)
+    return reader(raw, position, limit)
+
+
+def _read_whole_number(raw: bytes, position: int, _limit: int | None) -> int:
+    number, end = _read_varint(raw, position)
+    if end != len(raw):
+        raise _malformed(raw)
+    return _signed(number)
+
+
+def _read_bool(raw: bytes, position: int, limit: int | None) -> bool:
+    return _read_whole_number(raw, position, limit) != 0
+
+
+def _read_double(raw: bytes, position: int, _limit: int | None) -> float:
+    return float(struct.unpack("<d", raw[position:])[0])
+
+
+def _read_float(raw: bytes, position: int, _limit: int | None) -> float:
+    return float(struct.unpack("<f", raw[position:])[0])
+
+
+def _read_bytes(raw: bytes, position: int, _limit: int | None) -> bytes:
+    return raw[_payload_start(raw, position) :]
+
+
+def _read_text(raw: bytes, position: int, _limit: int | None) -> str:
+    return raw[_payload_start(raw, position) :].decode()
+
+
+def _read_whole_numbers(raw: bytes, position: int, limit: int | None) -> list[int]:
+    return _decode_varints(raw, _packed_start(raw, position), limit)
+
+
+def _read_bools(raw: bytes, position: int, limit: int | None) -> list[bool]:
+    return [number != 0 for number in _read_whole_numbers(raw, position, limit)]
+
+
+def _read_doubles(raw: bytes, position: int, limit: int | None) -> list[float]:
+    return _decode_fixed(raw, _packed_start(raw, position), limit, "d", 8)
+
+
+def _read_floats(raw: bytes, position: int, limit: int | None) -> list[float]:
+    return _decode_fixed(raw, _packed_start(raw, position), limit, "f", 4)
+
+
+def _read_many_bytes(raw: bytes, position: int, limit: int | None) -> list[bytes]:
+    return _decode_texts(raw, _payload_start(raw, position), limit)
+
+
+def _read_texts(raw: bytes, position: int, limit: int | None) -> list[str]:
+    return [text.decode() for text in _decode_texts(raw, _payload_start(raw, position), limit)]
+
+
+def _payload_start(raw: bytes, position: int) -> int:
+    """Where the bytes begin whose length stands at a position; they end with the value."""
+    length = raw[position]
+    position += 1
+    if length >= 0x80:
+        length, position = _read_varint(raw, position - 1)
     if position + length != len(raw):
         raise _malformed(raw)
-    if kind in _TEXT:
-        return raw[position:].decode() if kind == Kind.STRING else raw[position:]
-    return _decode_list(raw, position, ELEMENT_OF[kind], limit)
+    return position
 
 
-def _decode_list(raw: bytes, position: int, element: Kind, limit: int | None) -> Value:
-    if element in _TEXT:
-        return _decode_texts(raw, position, element, limit)
+def _packed_start(raw: bytes, position: int) -> int:
+    """Where the packed numbers of a list begin; the end of the value if it is empty."""
+    position = _payload_start(raw, position)
     if position == len(raw):
-        return []
+        return position
     if raw[position] != 0x0A:
         raise _malformed(raw)
-    length, position = _read_varint(raw, position + 1)
-    if position + length != len(raw):
+    return _payload_start(raw, position + 1)
+
+
+def _decode_fixed(raw: bytes, position: int, limit: int | None, letter: str, width: int) -> list[float]:
+    count, rest = divmod(len(raw) - position, width)
+    if rest:
         raise _malformed(raw)
-    if element in _FIXED:
-        letter, width = _FIXED[element], 8 if element == Kind.DOUBLE else 4
-        count, rest = divmod(length, width)
-        if rest:
-            raise _malformed(raw)
-        count = count if limit is None else min(limit, count)
-        return list(struct.unpack_from(f"<{count}{letter}", raw, position))
-    numbers = _decode_varints(raw, position, limit)
-    return [n != 0 for n in numbers] if element == Kind.BOOL else numbers
+    if limit is not None and limit < count:
+        count = limit
+    return list(struct.unpack_from(f"<{count}{letter}", raw, position))
 
 
-def _decode_texts(raw: bytes, position: int, element: Kind, limit: int | None) -> list[str] | list[bytes]:
+def _decode_texts(raw: bytes, position: int, limit: int | None) -> list[bytes]:
     texts: list[bytes] = []
     end = len(raw)
     room = end if limit is None else limit
@@ -230,7 +282,7 @@ def _decode_texts(raw: bytes, position: int, element: Kind, limit: int | None) -
             raise _malformed(raw)
         texts.append(raw[position : position + length])
         position += length
-    return [t.decode() for t in texts] if element == Kind.STRING else texts
+    return texts
 
 
 def _decode_varints(raw: bytes, position: int, limit: int | None) -> list[int]:
@@ -304,3 +356,27 @@ def _malformed(raw: bytes) -> StoreError:
         got=f"{len(raw)} bytes beginning {raw[:8].hex()}",
         fix="check that nothing else writes to this project's keys",
     )
+
+
+_READERS: dict[int, Callable[[bytes, int, int | None], Value]] = {
+    kind << 3 | wire: reader
+    for kind, wire, reader in (
+        (Kind.BYTES, 2, _read_bytes),
+        (Kind.STRING, 2, _read_text),
+        (Kind.INT32, 0, _read_whole_number),
+        (Kind.INT64, 0, _read_whole_number),
+        (Kind.DOUBLE, 1, _read_double),
+        (Kind.FLOAT, 5, _read_float),
+        (Kind.BOOL, 0, _read_bool),
+        (Kind.UNIX_TIMESTAMP, 0, _read_whole_number),
+        (Kind.BYTES_LIST, 2, _read_many_bytes),
+        (Kind.STRING_LIST, 2, _read_texts),
+        (Kind.INT32_LIST, 2, _read_whole_numbers),
+        (Kind.INT64_LIST, 2, _read_whole_numbers),
+        (Kind.DOUBLE_LIST, 2, _read_doubles),
+        (Kind.FLOAT_LIST, 2, _read_floats),
+        (Kind.BOOL_LIST, 2, _read_bools),
+        (Kind.UNIX_TIMESTAMP_LIST, 2, _read_whole_numbers),
+    )
+}
+"""What reads a value, by its tag: looked up by a plain number, because hashing an enumeration's member is slow."""
