@@ -73,7 +73,9 @@ class BlockScorer:
         item = batch.pairs.key[pairs[0] : pairs[-1]]
         starts = space.score[item, lane]
         if space.score.shape[1] == 1:
-            add_forest_one(*self._program, space.lanes[:, 0], space.table[:, 0], space.score[:, 0])
+            add_forest_one(
+                *self._program, space.lanes.reshape(-1), space.table.reshape(-1), space.score.reshape(-1)
+            )
         else:
             add_forest(*self._program, space.lanes, space.table, space.score)
         if len(item):

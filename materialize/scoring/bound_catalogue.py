@@ -206,7 +206,7 @@ class BoundCatalogue:
             hide(block, batch.excluded.start[first : last + 1], batch.excluded.key, allowed, inside)
             if block.shape[1] == 1:
                 count[0] = select_top_one(
-                    block[:, 0], self.order, np.empty(room, np.uint64), most, item[0], score[0]
+                    block.reshape(-1), self.order, np.empty(room, np.uint64), most, item[0], score[0]
                 )
                 return
             select_top(

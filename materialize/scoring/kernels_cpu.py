@@ -55,7 +55,7 @@ def add_forest_one(  # type: ignore[no-untyped-def]
         for i in range(first_item[p], last_item[p]):
             total = score[i]
             for e in range(root_start[start + i], root_start[start + i + 1]):
-                total += table[root[e]]
+                total += table[np.uint32(root[e])]  # unsigned: Numba need not look for -1
             score[i] = total
 
 

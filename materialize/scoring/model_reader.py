@@ -70,7 +70,7 @@ def _decode(raw: bytes) -> Any:
     if raw[1:2] in {b'"', b" ", b"\n", b"\r", b"\t", b"}"}:
         try:
             return json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UnsupportedModelError("the model is not a whole JSON file", got=str(error)) from error
     return decode_ubjson(raw)
 

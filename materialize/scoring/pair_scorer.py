@@ -104,7 +104,8 @@ class PairScorer:
         """
         codes, forest = self._coded
         ids = check_ids(items, ITEM_ID, "items")
-        groups, group_codes = {}, {}
+        groups: dict[str, pa.Array] = {}
+        group_codes: dict[str, NDArray[np.int32]] = {}
         for column in self.schema.groups:
             values = pc.cast(single(column_of(items, column, "items")), pa.string())
             known = pc.unique(values.drop_null())
@@ -112,7 +113,8 @@ class PairScorer:
             code = positions(values, groups[column])
             group_codes[column] = np.where(code < 0, len(known), code).astype(np.int32)
         # Items of one group side by side, so that a tile of them reads few rows; scores do not depend on it.
-        order = np.lexsort([np.arange(len(ids)), *group_codes.values()]).astype(np.int32)
+        sort_by: list[NDArray[np.integer]] = [np.arange(len(ids)), *group_codes.values()]
+        order = np.lexsort(sort_by).astype(np.int32)
         group_codes = {column: code[order] for column, code in group_codes.items()}
         layout = lay_out(
             codes, [c.scope for c in self.schema.columns], {c: len(v) for c, v in groups.items()}

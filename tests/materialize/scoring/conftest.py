@@ -91,7 +91,7 @@ def make_world(  # noqa: C901 - one world, told from top to bottom
     scopes: dict[str, Any] = {}
     columns: list[tuple[str, str, NDArray[np.float32]]] = []
     values: dict[str, NDArray[np.float32]] = {}
-    groups = {g: rng.integers(0, n, items) for g, n in zip(GROUPS, (1 + rng.integers(8), 3), strict=True)}
+    groups = {g: rng.integers(0, n, items) for g, n in zip(GROUPS, (1 + int(rng.integers(8)), 3), strict=True)}
     present = {g: rng.random((users, int(codes.max()) + 1)) < 0.4 for g, codes in groups.items()}
     has_pair = rng.random((users, items)) < rng.choice([0.02, 0.3])
 
@@ -124,10 +124,11 @@ def make_world(  # noqa: C901 - one world, told from top to bottom
     data = xgb.DMatrix(
         cross, label, feature_names=[n for n, _, _ in columns], feature_types=types, enable_categorical=True
     )
-    p = q = None
+    p: NDArray[np.float32] | None = None
+    q: NDArray[np.float32] | None = None
     if latent:
         # Halves: every product and sum is exact, in any order of addition.
-        p, q = (rng.integers(-4, 5, (n, latent)).astype(np.float32) / 2 for n in (users, items))
+        p, q = ((rng.integers(-4, 5, (n, latent)) / 2).astype(np.float32) for n in (users, items))
         data.set_base_margin((p @ q.T).reshape(-1))
     settings = {"objective": "binary:logistic", "max_depth": 4, "nthread": 1, **params}
     if str(settings["objective"]).startswith("rank:"):
@@ -152,7 +153,7 @@ def make_world(  # noqa: C901 - one world, told from top to bottom
                     **{n: values[n][u, code] for n in of("affinity", g)},
                 }
             )
-    u, i = np.nonzero(has_pair)
+    pair_user, pair_item = np.nonzero(has_pair)
     return World(
         booster=booster,
         scopes=scopes,
@@ -167,9 +168,9 @@ def make_world(  # noqa: C901 - one world, told from top to bottom
         affinity=tables,
         pairs=pa.table(
             {
-                "user_id": user_ids.take(pa.array(u)),
-                "item_id": item_ids.take(pa.array(i)),
-                **{n: values[n][u, i] for n in of("pair")},
+                "user_id": user_ids.take(pa.array(pair_user)),
+                "item_id": item_ids.take(pa.array(pair_item)),
+                **{n: values[n][pair_user, pair_item] for n in of("pair")},
             }
         ),
         cross=cross,

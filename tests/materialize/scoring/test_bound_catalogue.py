@@ -72,15 +72,15 @@ def test_lists_are_those_of_brute_force(
 ) -> None:
     case = world(seed, users=70, trees=3, max_depth=3)  # few trees: many ties
     rng = np.random.default_rng(seed)
-    allowed = np.ones(case.margins.shape, np.bool_)
+    allowed: NDArray[np.bool_] = np.ones(case.margins.shape, np.bool_)
     options: dict[str, Any] = {}
     if exclusions:
-        u, i = np.nonzero(rng.random(allowed.shape) < 0.3)
-        allowed[u, i] = False
+        hidden_user, hidden_item = np.nonzero(np.asarray(rng.random(allowed.shape) < 0.3))
+        allowed[hidden_user, hidden_item] = False
         options["exclude"] = pa.table(
             {
-                "user_id": case.users["user_id"].take(pa.array(u)),
-                "item_id": case.items["item_id"].take(pa.array(i)),
+                "user_id": case.users["user_id"].take(pa.array(hidden_user)),
+                "item_id": case.items["item_id"].take(pa.array(hidden_item)),
             }
         )
     if mask == "items":
