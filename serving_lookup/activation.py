@@ -112,7 +112,7 @@ class Activation:
     ) -> None:
         self.live: LiveGeneration | None = None
         self.previous: LiveGeneration | None = None
-        self.trouble = "the live pointer was not read yet"
+        self.trouble = "the live generation is being read"
         """Why :attr:`live` may not be what the pointer says; empty while it is."""
         self._store, self._project, self._model, self._metrics, self._warm = (
             store,

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_OPEN: Final = b"/health/"
-"""Probes need no key and are never shed."""
+_OPEN: Final = frozenset({b"/health/live", b"/health/ready", b"/", b"/docs", b"/openapi.json"})
+"""Probes and pages hold no data: they need no key and are never shed."""
 
 _RECOMMENDATIONS: Final = b"/recommendations"
 _MAX_QUERY_BYTES: Final = 100_000
@@ -192,7 +192,7 @@ class LookupApplication:
         state: dict[str, Any] = {}
         scope = {**scope, "path": path.decode("latin-1"), "state": state}
         try:
-            if not path.startswith(_OPEN):
+            if path not in _OPEN:
                 self._admit(scope)
             await self._api(scope, receive, send_and_note)
         except Problem as problem:  # from admission; the application answers its own

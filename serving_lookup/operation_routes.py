@@ -9,6 +9,7 @@ from fastapi import FastAPI, Response
 
 from serving_lookup.answers import GenerationList, Liveness, Model, ModelList, Readiness
 from serving_lookup.openapi import components, operation
+from serving_lookup.pages import DOCS_PAGE, PAGE_HEADERS, TRY_PAGE
 from serving_lookup.responses import respond
 
 if TYPE_CHECKING:
@@ -16,20 +17,6 @@ if TYPE_CHECKING:
 
     from serving_lookup.activation import LiveGeneration
     from serving_lookup.service import LookupService
-
-DOCS_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Prescore look-up service</title>
-<style>body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}code{background:#eee}
-td,th{text-align:left;padding:.2rem .8rem .2rem 0;vertical-align:top}</style>
-<h1>Prescore look-up service</h1><p>The machine-readable description is <a href="/openapi.json">/openapi.json</a>
-(OpenAPI 3.1).</p><table id="routes"><tr><th>Method<th>Path<th>What it answers</table><script>
-fetch("/openapi.json").then(r=>r.json()).then(api=>{const table=document.getElementById("routes");
-for(const [path,methods] of Object.entries(api.paths))for(const [method,route] of Object.entries(methods)){
-const row=table.insertRow();row.insertCell().textContent=method.toUpperCase();
-const code=document.createElement("code");code.textContent=path;row.insertCell().append(code);
-const cell=row.insertCell();cell.textContent=route.description||route.summary;
-for(const p of route.parameters||[]){const line=document.createElement("div");
-line.textContent=`${p.name} (${p.in}): ${p.description||""}`;line.style.color="#555";cell.append(line)}}});
-</script></html>"""
 
 
 class OperationRoutes:
@@ -56,6 +43,7 @@ class OperationRoutes:
             ("/metrics", self.metrics),
             ("/openapi.json", self.openapi),
             ("/docs", self.docs),
+            ("/", self.try_page),
         ):
             app.add_api_route(path, undescribed, methods=["GET"], include_in_schema=False)
         self._description = msgspec.json.encode(_description(app))
@@ -91,7 +79,11 @@ class OperationRoutes:
 
     async def docs(self) -> Response:
         """The description for people; it needs nothing from elsewhere."""
-        return Response(DOCS_PAGE, media_type="text/html; charset=utf-8")
+        return Response(DOCS_PAGE, headers=PAGE_HEADERS, media_type="text/html; charset=utf-8")
+
+    async def try_page(self) -> Response:
+        """A page to try a user on and to see what is live."""
+        return Response(TRY_PAGE, headers=PAGE_HEADERS, media_type="text/html; charset=utf-8")
 
 
 def _describe(live: LiveGeneration) -> Model:

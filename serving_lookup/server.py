@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import signal
 import socket
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -33,6 +36,7 @@ MAX_BUFFER_BYTES = 256 * 1024
 """Limit on request line and headers together."""
 
 STOP_SECONDS = 10
+_SET_PARENT_DEATH_SIGNAL = 1
 
 
 def serve(settings: Settings) -> None:
@@ -66,7 +70,19 @@ def serve(settings: Settings) -> None:
         workers_kill_timeout=STOP_SECONDS,
     )
     log.info("listening", address=f"http://{host}:{port}", workers=lookup.workers)
-    server.serve(target_loader=partial(LookupApplication, settings, counters), wrap_loader=False)
+    server.serve(target_loader=partial(_in_worker, settings, counters, os.getpid()), wrap_loader=False)
+
+
+def _in_worker(settings: Settings, counters: SharedCounters, parent: int) -> LookupApplication:
+    """A worker's application; the worker ends with its parent, or one killed with -9 would leave it listening.
+
+    Source: prctl(2), PR_SET_PDEATHSIG; there is no such thing elsewhere than on Linux.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call
+            sys.exit(1)
+    return LookupApplication(settings, counters)
 
 
 def _listening_address(host: str, port: int) -> tuple[str, int]:

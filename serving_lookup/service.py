@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from serving_lookup.metrics import WorkerMetrics
 
 FIRST_READ_SECONDS = 1.0
-"""How long a worker that starts waits for the store before it serves without it."""
+"""How long a worker that starts waits for the store, and then for the generation, before it serves without."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,11 @@ class LookupService:
         activation = Activation(store, settings.project, settings.model, metrics, fallback.warm)
         lookup = Lookup(store, activation, fallback, metrics, settings.lookup)
         store.start()
-        if await store.wait_connected(FIRST_READ_SECONDS):
-            await activation.refresh()
         activation.start()
+        if await store.wait_connected(FIRST_READ_SECONDS):
+            # Longer only where kernels are compiled for the first time: then probes are answered meanwhile.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(activation.refresh(), FIRST_READ_SECONDS)
         return cls(settings, store, activation, fallback, lookup, metrics)
 
     async def close(self) -> None:

@@ -333,7 +333,8 @@ def start_service(
             service.get("/health/live")
         except httpx.TransportError:
             if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
+                process.terminate()
+                process.wait(20)
                 raise RuntimeError(log.read_text()) from None
             time.sleep(0.02)
         else:

@@ -52,7 +52,7 @@ def test_strangers_are_not_served_by_accident() -> None:
             check_exposure(settings, address)
 
 
-def test_keys_guard_everything_but_the_probes(
+def test_keys_guard_everything_but_probes_and_pages(
     own_world: World, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
     settings = {"api_keys": json.dumps([hashed("open sesame")])}
@@ -71,4 +71,5 @@ def test_keys_guard_everything_but_the_probes(
             )
             assert refused.headers["www-authenticate"] == "Bearer"
             assert service.get(path, headers={"x-api-key": "open sesame"}).status_code in {200, 404}
+        assert {service.get(path).status_code for path in ("/", "/docs", "/openapi.json")} == {200}
         assert b"sesame" not in service.log.read_bytes()

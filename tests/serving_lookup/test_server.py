@@ -67,6 +67,17 @@ serve(load_settings(store={{"url": "{world.url}"}}, lookup={{"port": {port}}}))
     assert f"SettingsError: port {port} of 127.0.0.1 is in use" in done.stderr
 
 
+def test_no_worker_outlives_a_killed_parent(
+    world: World, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    with start_service(tmp_path, world.url, free_port(), {"workers": 2}) as service:
+        workers = psutil.Process(service.process.pid).children()
+        assert len(workers) == 2
+        service.process.kill()
+        psutil.wait_procs(workers, 10)
+        assert not any(worker.is_running() and worker.status() != "zombie" for worker in workers)
+
+
 def test_store_down_at_first_then_up_then_away_then_back(
     world: World, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
