@@ -76,6 +76,8 @@ def measure_lists(
     Raises:
         StorageError: If a file cannot be read.
     """
+    if not files:  # every user's list is empty
+        return ListMeasures(0, 0, 0, 0.0, 0.0, 0, None, None)
     with _opened(generation, files, live, live_files) as (database, k):
         counted = database.execute(
             "SELECT count(*), count(*) FILTER (rank = 1), count(*) FILTER (NOT isfinite(score)) FROM new"
@@ -133,13 +135,15 @@ def list_samples(
     Raises:
         StorageError: If a file cannot be read.
     """
+    nothing = np.zeros(0, np.float32)
+    if not files:
+        return ListSamples(nothing, nothing, np.zeros(0), [], [])
     with _opened(generation, files, live, live_files) as (database, k):
         places = database.execute(
             "SELECT item_id, count(*) AS n FROM new WHERE rank <= $top GROUP BY item_id ORDER BY n DESC, item_id",
             {"top": TOP},
         ).fetchall()
         users = (database.execute("SELECT count(*) FROM new WHERE rank = 1").fetchone() or (0,))[0]
-        nothing = np.zeros(0, np.float32)
         return ListSamples(
             scores=_scores(database, "new", k),
             live_scores=_scores(database, "old", k) if live_files else nothing,

@@ -34,7 +34,7 @@ from materialize.generation.records import GateResult, Model
 from materialize.generation.report import write_report
 from materialize.generation.retention import collect_generations
 from materialize.generation.score_blocks import bind_catalogue, score_blocks
-from materialize.generation.slot import clear_others, count_stored, load_generation, open_loader
+from materialize.generation.slot import clear_others, count_stored, is_intact, load_generation, open_loader
 from materialize.progress import NoProgress, Progress, stage
 from materialize.publish.scored_tables import ScoredTables
 
@@ -153,7 +153,8 @@ class _Publication:
         tables = ScoredTables.of(self.settings)
         files = [block.path for block in blocks if block.path]
         with stage(self.progress, "commit the scored table") as running:
-            tables.commit_generation(known.id, [Path(file) for file in files])
+            if files:
+                tables.commit_generation(known.id, [Path(file) for file in files])
             running.rows = sum(block.rows for block in blocks)
         committed = sum(pq.ParquetFile(file).metadata.num_rows for file in tables.files(known.id))
         with stage(self.progress, "write the look-up artifact") as running:
@@ -180,8 +181,12 @@ class _Publication:
         return generation_folder(self.settings, self.plan.generation.id) / "scoring"
 
     def _gates_before(self, known: Generation, live: Generation | None) -> list[GateResult]:
-        recorded = {r.gate: r for r in self.catalogue.gate_results(known.id)}
-        rollbacks = recorded["rolled_back"].measured if "rolled_back" in recorded else 0.0
+        # One that was let through in spite of its rollback is forgiven.
+        rollbacks = [
+            r
+            for r in self.catalogue.gate_results(known.id)
+            if r.gate == "rolled_back" and r.verdict == "failed"
+        ]
         live_metrics = read_offline_metrics(self.catalogue.model(live.model_id).metrics) if live else None
         return gates_before(
             self.settings.gates,
@@ -189,7 +194,7 @@ class _Publication:
             live,
             read_offline_metrics(self.bundle.metrics),
             live_metrics,
-            rollbacks=int(rollbacks or 0),
+            rollbacks=len(rollbacks),
         )
 
     def _judge(self, known: Generation, results: list[GateResult]) -> None:
@@ -204,7 +209,7 @@ class _Publication:
     def _score(self, known: Generation, client: Client) -> list[Block]:
         """All blocks of the generation: those an earlier run has left, and the others scored now."""
         tables = ScoredTables.of(self.settings)
-        done = {b.number: b for b in self.catalogue.blocks(known.id) if not b.path or Path(b.path).is_file()}
+        done = {block.number for block in self.catalogue.blocks(known.id) if is_intact(block)}
         todo = [number for number in range(self.plan.blocks) if number not in done]
         if todo:
             with stage(self.progress, "bind the model to the items") as running:

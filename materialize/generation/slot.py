@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,17 @@ def view_of(generation: Generation) -> str:
             f"generation {generation.id} is in no slot of the store", fix="activate it: that loads it again"
         )
     return f"{generation.model}_{generation.slot}"
+
+
+def is_intact(block: Block) -> bool:
+    """Whether the file of a block is there and holds the bytes that were written."""
+    if not block.path:
+        return True
+    try:
+        with open(block.path, "rb") as file:  # noqa: PTH123 - a plain string from the catalogue
+            return hashlib.file_digest(file, "sha256").hexdigest() == block.sha256
+    except OSError:
+        return False
 
 
 def load_file(loader: RedisLoader, generation: Generation, path: Path | str) -> int:

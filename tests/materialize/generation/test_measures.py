@@ -90,6 +90,11 @@ def test_lists_of_different_length_are_compared_as_far_as_both_go(tmp_path: Path
     assert (shorter.churn, shorter.compared_users) == (0.0, 1)
 
 
+def test_no_list_at_all_is_no_user() -> None:
+    found = measure_lists(GENERATION, [], LIVE, ["whatever.parquet"])
+    assert (found.rows, found.users) == (0, 0)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be measured"):
         measure_lists(GENERATION, [str(tmp_path / "none.parquet")], None, [])

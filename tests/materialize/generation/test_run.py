@@ -150,6 +150,28 @@ def test_a_gate_on_the_lists_rejects_after_the_work(world: World, client: Client
     assert world.publish(client, seed=2).state == "live"  # its blocks are there already
 
 
+def test_a_damaged_file_of_an_earlier_attempt_is_scored_again(world: World, client: Client) -> None:
+    strict = replace(
+        world,
+        settings=world.settings.model_copy(
+            update={"gates": world.settings.gates.model_copy(update={"max_churn": 0.0})}
+        ),
+    )
+    world.publish(client)
+    with pytest.raises(GateRejectedError):
+        strict.publish(client, seed=2)
+    rejected = world.catalogue.generations("picks")[0]
+    damaged, lost, *_ = [Path(block.path) for block in world.catalogue.blocks(rejected.id)]
+    wanted = damaged.read_bytes(), lost.read_bytes()
+    damaged.write_bytes(wanted[0][:100])
+    lost.unlink()
+    assert world.publish(client, seed=2).id == rejected.id
+    assert (damaged.read_bytes(), lost.read_bytes()) == wanted
+    assert {u: row[0] for u, row in world.served().items()} == {
+        u: items for u, (items, _) in brute_force(world, 2, 20).items()
+    }
+
+
 def test_an_older_cutoff_does_not_replace_a_newer_one(
     world: World, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
