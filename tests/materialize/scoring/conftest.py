@@ -91,7 +91,9 @@ def make_world(  # noqa: C901 - one world, told from top to bottom
     scopes: dict[str, Any] = {}
     columns: list[tuple[str, str, NDArray[np.float32]]] = []
     values: dict[str, NDArray[np.float32]] = {}
-    groups = {g: rng.integers(0, n, items) for g, n in zip(GROUPS, (1 + int(rng.integers(8)), 3), strict=True)}
+    groups = {
+        g: rng.integers(0, n, items) for g, n in zip(GROUPS, (1 + int(rng.integers(8)), 3), strict=True)
+    }
     present = {g: rng.random((users, int(codes.max()) + 1)) < 0.4 for g, codes in groups.items()}
     has_pair = rng.random((users, items)) < rng.choice([0.02, 0.3])
 
