@@ -7,13 +7,17 @@ rows on a cluster of the same shape give the same booster.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
 import xgboost
-from distributed import get_worker, wait
+from distributed import KilledWorker, get_worker, wait
+from distributed.client import FutureCancelledError
 from xgboost import dask as dask_xgboost
 
 from features.errors import RetryableError
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from materialize.settings import TrainingSettings
 
 TOPIC = "prescore-boosting"
+
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class TrainingRows:
     @classmethod
     def joined(cls, parts: list[TrainingRows]) -> TrainingRows:
         """Rows one after the other; groups of different parts stay different."""
+        if len(parts) == 1:
+            return parts[0]
         firsts = np.cumsum([0, *(int(p.groups[-1]) + 1 if len(p) else 0 for p in parts[:-1])])
         return cls(
             np.concatenate([p.values for p in parts]),
@@ -64,6 +72,11 @@ class TrainingRows:
     def where(self, keep: NDArray[np.bool_]) -> TrainingRows:
         """The rows for which ``keep`` is true."""
         return TrainingRows(self.values[keep], self.labels[keep], self.weights[keep], self.groups[keep])
+
+    def between(self, start: int, stop: int) -> TrainingRows:
+        """Rows from ``start`` to before ``stop``, without a copy."""
+        part = np.s_[start:stop]
+        return TrainingRows(self.values[part], self.labels[part], self.weights[part], self.groups[part])
 
     def split(self, n: int) -> list[slice]:
         """``n`` slices of about equal length that cut no group."""
@@ -109,7 +122,7 @@ def boost(
         settings: Objective, depth, learning rate, early stopping, seed.
         rounds: Most rounds.
         validation: Stop when the metric on these rows has not improved for ``early_stopping_rounds``.
-        on_round: Called with the round's number (from 0) and the metric, from another thread.
+        on_round: Called with the round's number (from 0) and the metric.
 
     Raises:
         RetryableError: If the cluster fails or loses a worker.
@@ -126,35 +139,34 @@ def boost(
         "seed": settings.seed,
         "verbosity": 0,
     }
-    watch = _Watch() if on_round is not None else None
-    if on_round is not None:
-        client.subscribe_topic(TOPIC, lambda event: on_round(*event[1]))
-    try:
-        train = _distribute(client, rows, schema, ranking=ranking)
-        evals = [(train, "rows")]
+    workers = _workers(client)
+
+    def train() -> Any:
+        matrix = _distribute(client, rows, schema, ranking=ranking)
+        evals = [(matrix, "rows")]
         if validation is not None:
             evals = [
-                (_distribute(client, validation, schema, ranking=ranking, reference=train), "validation")
+                (_distribute(client, validation, schema, ranking=ranking, reference=matrix), "validation")
             ]
-        result = dask_xgboost.train(
+        return dask_xgboost.train(
             client,
             parameters,
-            train,
+            matrix,
             num_boost_round=rounds,
             evals=evals,
             early_stopping_rounds=settings.early_stopping_rounds if validation is not None else None,
-            callbacks=[watch] if watch else None,
+            callbacks=[_Watch()],
             verbose_eval=False,
         )
-    except (RuntimeError, OSError, xgboost.core.XGBoostError) as error:
+
+    try:
+        result = _watched(client, workers, train, on_round)
+    except (RuntimeError, OSError, FutureCancelledError, KilledWorker, xgboost.core.XGBoostError) as error:
         raise RetryableError(
             "training failed on the cluster",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+            got=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}",
             fix="run it again; if workers run out of memory, raise [cluster] memory_per_worker or lower [training] max_rows",
         ) from error
-    finally:
-        if on_round is not None:
-            client.unsubscribe_topic(TOPIC)
     booster: xgboost.Booster = result["booster"]
     curve = [float(v) for v in next(iter(next(iter(result["history"].values())).values()))]
     best = booster.best_iteration + 1 if validation is not None else booster.num_boosted_rounds()
@@ -191,6 +203,46 @@ class _Watch(xgboost.callback.TrainingCallback):
             metric = next(iter(next(iter(evals_log.values())).values()))
             get_worker().log_event(TOPIC, (epoch, float(metric[-1])))
         return False
+
+
+def _watched(
+    client: Client,
+    workers: list[str],
+    train: Callable[[], Any],
+    on_round: Callable[[int, float], None] | None,
+) -> Any:
+    """Call ``train`` in another thread; report its rounds in this one, and fail as soon as a worker is gone.
+
+    XGBoost would wait for ever: the others for their peer, Dask for a worker with the address of the lost one.
+    """
+    rounds: SimpleQueue[tuple[int, float]] = SimpleQueue()
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append(train())
+        except BaseException as error:  # noqa: BLE001  # raised again below, in the caller's thread
+            outcome.append(error)
+
+    client.subscribe_topic(TOPIC, lambda event: rounds.put(event[1]))
+    # A daemon: it must not keep the process alive when the caller has given up.
+    thread = Thread(target=run, name="boosting", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive() or not rounds.empty():
+            with suppress(Empty):
+                found = rounds.get(timeout=POLL_SECONDS)
+                if on_round is not None:
+                    on_round(*found)
+            lost = set(workers) - set(client.scheduler_info(n_workers=-1)["workers"])
+            if lost and thread.is_alive():
+                raise RuntimeError(f"{len(lost)} of {len(workers)} workers were lost")
+    finally:
+        client.unsubscribe_topic(TOPIC)
+    (result,) = outcome
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def _workers(client: Client) -> list[str]:

@@ -190,13 +190,36 @@ def evaluate_model(task: EvaluationTask, booster: xgboost.Booster, schema: Featu
     return MethodQuality.of(task, ranked, new)
 
 
-def evaluate_baselines(task: EvaluationTask, baselines: Mapping[str, Baseline]) -> dict[str, MethodQuality]:
-    """Quality of each baseline, by name."""
+def evaluate_baseline(task: EvaluationTask, baseline: Baseline) -> MethodQuality:
+    """Quality of a baseline."""
+    new = task.rank_baseline(baseline, exclude_seen=True)
+    ranked = new if task.exclude_seen else task.rank_baseline(baseline, exclude_seen=False)
+    return MethodQuality.of(task, ranked, new)
+
+
+def against_best(methods: Mapping[str, MethodQuality], seed: int) -> dict[str, Any]:
+    """The best baseline by NDCG@10, as served and on new items, and the model's gain over it.
+
+    Args:
+        methods: ``model`` and at least one baseline.
+        seed: Of the resampling.
+
+    Returns:
+        Per ``served`` and ``new_items``: ``baseline``, ``gain`` (difference of the means) and ``interval``
+        (95 %, resampled over the same users).
+    """
     found = {}
-    for name, baseline in baselines.items():
-        new = task.rank_baseline(baseline, exclude_seen=True)
-        ranked = new if task.exclude_seen else task.rank_baseline(baseline, exclude_seen=False)
-        found[name] = MethodQuality.of(task, ranked, new)
+    for part in ("served", "new_items"):
+        qualities: dict[str, RankingQuality] = {
+            name: getattr(method, part) for name, method in methods.items()
+        }
+        model = qualities.pop("model")
+        best = max(qualities, key=lambda name: qualities[name].means()["ndcg@10"])
+        found[part] = {
+            "baseline": best,
+            "gain": model.means()["ndcg@10"] - qualities[best].means()["ndcg@10"],
+            "interval": model.gain_over(qualities[best], "ndcg@10", seed),
+        }
     return found
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import structlog
 
 from features.build import build_features, fingerprint_of
 from features.errors import PrescoreError, SourceError
-from features.feature_build import PAIRS, name_of_cutoff
-from features.schema import EVENT_TIMESTAMP, ITEM_ID, USER_ID, user_hash
+from features.feature_build import name_of_cutoff
+from features.schema import EVENT_TIMESTAMP
 from features.sources import Sources, open_sources
 from features.training_set import training_matrix
 from materialize.model_bundle import Lineage, ModelBundle
@@ -31,50 +29,30 @@ from materialize.training.boosting import (
     gain_by_feature,
     model_bytes,
 )
-from materialize.training.evaluate import EvaluationTask, evaluate_baselines, evaluate_model, thin_out
+from materialize.training.evaluate import (
+    EvaluationTask,
+    against_best,
+    evaluate_baseline,
+    evaluate_model,
+)
 from materialize.training.label_windows import (
     LabelWindow,
     WindowPlan,
-    pairs_before,
-    pairs_in_window,
     plan_windows,
 )
-from materialize.training.pair_codes import PairCodes, contains
-from materialize.training.sampling import MIN_NEGATIVES_PER_USER, SampledPairs, sample_pairs
+from materialize.training.window_labels import WindowLabels, decide_exclude_seen, read_labels, sample_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from distributed import Client
-    from numpy.typing import NDArray
 
     from features.feature_build import FeatureBuild
     from features.schema import FeatureSchema
     from materialize.settings import Settings
+    from materialize.training.sampling import SampledPairs
 
 log = structlog.get_logger()
-
-RARE_REPEATS = 0.02
-"""Where fewer of the positives than this are repeats, lists leave out what the user already has."""
-
-
-@dataclass(frozen=True)
-class WindowLabels:
-    """What happened in a training window, in codes.
-
-    Attributes:
-        window: The window.
-        build: Features as of its start.
-        space: Users with a positive, thinned out to the row budget, and candidates.
-        positives: Sorted codes.
-        seen: Sorted codes of pairs with an event before the window.
-    """
-
-    window: LabelWindow
-    build: FeatureBuild
-    space: PairCodes
-    positives: NDArray[np.int64]
-    seen: NDArray[np.int64]
 
 
 def train_model(
@@ -86,11 +64,11 @@ def train_model(
         settings: The whole tree.
         cutoff: Whole seconds, with a zone; events at or after it are not seen.
         client: Of a cluster that keeps its workers.
-        progress: Told of every stage; advanced from another thread while boosting.
+        progress: Told of every stage.
 
     Returns:
         The bundle that was saved below ``settings.models_path``, or one of the same inputs that was there. Its metrics: ``window``; ``methods``, with
-        ``model`` and each baseline (see :meth:`MethodQuality.report`); ``exclude_seen`` with its reason;
+        ``model`` and each baseline (see :meth:`MethodQuality.report`); ``against_best``; ``exclude_seen`` with its reason;
         ``training`` with windows, rows, rounds, learning curve and gains.
 
     Raises:
@@ -110,8 +88,10 @@ def train_model(
             log.info("model_reused", model_id=found.id)
             return found
         with stage(progress, "Labels") as running:
-            labels = [_labels(settings, sources, w, builds[w], len(plan.training)) for w in plan.training]
-            exclude_seen, reason = _decide_exclude_seen(settings, labels)
+            labels = [
+                read_labels(settings, sources.events, w, builds[w], len(plan.training)) for w in plan.training
+            ]
+            exclude_seen, reason = decide_exclude_seen(settings, labels)
             task = EvaluationTask.prepare(
                 sources.events, builds[plan.evaluation], plan.evaluation, exclude_seen=exclude_seen
             )
@@ -121,17 +101,19 @@ def train_model(
     with stage(progress, "Training set", total=len(labels)) as running:
         parts = []
         for label in labels:
-            sampled = _sample(settings, label, rng, exclude_seen=exclude_seen)
+            sampled = sample_window(settings, label, rng, exclude_seen=exclude_seen)
             parts.append(_read_rows(label, sampled, schema))
             running.advance(rows=len(parts[-1]))
-    _check_labels(parts, plan)
+    newest, rows = len(parts[-1]), TrainingRows.joined(parts)
+    del parts
+    _check_labels(rows, plan)
     with stage(progress, "Train", total=2 * settings.training.trees) as running:
-        first, final = _boost(settings, client, parts, schema, running.advance)
-        running.rows = sum(map(len, parts))
+        first, final = _boost(settings, client, rows, newest, schema, running.advance)
+        running.rows = len(rows)
     with stage(progress, "Evaluate") as running:
         methods = {
             "model": evaluate_model(task, final.booster, schema),
-            **evaluate_baselines(task, simple_baselines(task.history)),
+            **{name: evaluate_baseline(task, b) for name, b in simple_baselines(task.history).items()},
         }
         running.rows = len(task.space.users) * len(task.space.items)
     seed = settings.training.seed
@@ -145,11 +127,12 @@ def train_model(
             "repeat_share": task.repeat_share(),
         },
         "methods": {name: method.report(task, seed) for name, method in methods.items()},
+        "against_best": against_best(methods, seed),
         "exclude_seen": {"value": exclude_seen, "reason": reason},
         "training": {
             "windows": [[w.start.isoformat(), w.end.isoformat()] for w in plan.training],
-            "rows": sum(map(len, parts)),
-            "positives": int(sum(part.labels.sum() for part in parts)),
+            "rows": len(rows),
+            "positives": int(rows.labels.sum()),
             "rounds": final.rounds,
             "curve": first.curve,
             "gain": gain_by_feature(final.booster),
@@ -222,52 +205,6 @@ def _build_all(
     return builds
 
 
-def _labels(
-    settings: Settings, sources: Sources, window: LabelWindow, build: FeatureBuild, windows: int
-) -> WindowLabels:
-    """Positives of a window, for as many users as the row budget allows."""
-    candidates = build.read_items([ITEM_ID])
-    happened = pairs_in_window(sources.events, window, candidates)
-    users = pc.unique(happened[USER_ID])
-    rows = (
-        build.rows(PAIRS)
-        + len(happened) * settings.training.negatives_per_positive
-        + len(users) * MIN_NEGATIVES_PER_USER
-    )
-    hashes = thin_out(rows, settings.training.max_rows // windows)
-    users = users.filter(pa.array(user_hash(users) < hashes.high, pa.bool_()))
-    space = PairCodes(users, candidates[ITEM_ID].combine_chunks())
-    seen = pairs_before(sources.events, window.start, candidates, pa.table({USER_ID: users}))
-    return WindowLabels(window, build, space, space.encode(happened), space.encode(seen))
-
-
-def _decide_exclude_seen(settings: Settings, labels: list[WindowLabels]) -> tuple[bool, str]:
-    asked = settings.training.exclude_seen
-    positives = sum(len(label.positives) for label in labels)
-    repeats = sum(int(contains(label.seen, label.positives).sum()) for label in labels)
-    share = repeats / max(1, positives)
-    fact = f"{share:.1%} of the pairs in the training windows had an event before"
-    if asked is not None:
-        return asked, f"set in [training]; {fact}"
-    if share < RARE_REPEATS:
-        return True, f"users hardly ever repeat: {fact}"
-    return False, f"users repeat: {fact}"
-
-
-def _sample(
-    settings: Settings, label: WindowLabels, rng: np.random.Generator, *, exclude_seen: bool
-) -> SampledPairs:
-    excluded = label.seen if exclude_seen else np.zeros(0, np.int64)
-    return sample_pairs(
-        label.space,
-        label.positives,
-        label.space.encode(label.build.read_pairs(columns=[USER_ID, ITEM_ID])),
-        excluded=excluded,
-        negatives_per_positive=settings.training.negatives_per_positive,
-        rng=rng,
-    )
-
-
 def _read_rows(label: WindowLabels, sampled: SampledPairs, schema: FeatureSchema) -> TrainingRows:
     """Features of the sampled pairs as of the window's start; a list is a user's rows."""
     starts = pa.repeat(pa.scalar(label.window.start, pa.timestamp("us", "UTC")), len(sampled.codes))
@@ -280,15 +217,15 @@ def _read_rows(label: WindowLabels, sampled: SampledPairs, schema: FeatureSchema
     )
 
 
-def _check_labels(parts: list[TrainingRows], plan: WindowPlan) -> None:
-    positives, rows = sum(float(part.labels.sum()) for part in parts), sum(map(len, parts))
-    if 0 < positives < rows:
+def _check_labels(rows: TrainingRows, plan: WindowPlan) -> None:
+    positives = int(rows.labels.sum())
+    if 0 < positives < len(rows):
         return
     first, last = plan.training[0].start, plan.training[-1].end
     raise SourceError(
         "there is nothing to learn from",
         expected="in the training windows, pairs with an event and pairs without one",
-        got=f"{positives:.0f} with and {rows - positives:.0f} without, from {first:%Y-%m-%d} to {last:%Y-%m-%d}",
+        got=f"{positives} with and {len(rows) - positives} without, from {first:%Y-%m-%d} to {last:%Y-%m-%d}",
         fix="choose another cut-off, lower [candidates] min_events, or give more events",
     )
 
@@ -296,28 +233,27 @@ def _check_labels(parts: list[TrainingRows], plan: WindowPlan) -> None:
 def _boost(
     settings: Settings,
     client: Client,
-    parts: list[TrainingRows],
+    rows: TrainingRows,
+    newest: int,
     schema: FeatureSchema,
     advance: Callable[[], None],
 ) -> tuple[Boosted, Boosted]:
-    """Find the number of rounds on the newest window, then train on all windows with it."""
-    parts = [part for part in parts if len(part)]
-    if len(parts) > 1:
-        older, newest = TrainingRows.joined(parts[:-1]), parts[-1]
+    """Find the number of rounds on the newest window, the last ``newest`` rows; then train on all rows with it."""
+    if 0 < newest < len(rows):
+        older, held_out = rows.between(0, len(rows) - newest), rows.between(len(rows) - newest, len(rows))
     else:
-        held_out = parts[0].groups % 5 == 0
-        older, newest = parts[0].where(~held_out), parts[0].where(held_out)
-    usable = min(len(np.unique(older.labels)), len(np.unique(newest.labels))) == 2
+        fifth = rows.groups % 5 == 0
+        older, held_out = rows.where(~fifth), rows.where(fifth)
+    usable = min(len(np.unique(older.labels)), len(np.unique(held_out.labels))) == 2
     trees = settings.training.trees
-    everything = TrainingRows.joined(parts)
 
     def each(_round: int, _metric: float) -> None:
         advance()
 
     if not usable:
-        final = boost(client, everything, schema, settings.training, rounds=trees, on_round=each)
+        final = boost(client, rows, schema, settings.training, rounds=trees, on_round=each)
         return final, final
-    first = boost(client, older, schema, settings.training, rounds=trees, validation=newest, on_round=each)
-    final = boost(client, everything, schema, settings.training, rounds=first.rounds, on_round=each)
-    log.info("trained", rounds=first.rounds, rows=len(everything))
+    first = boost(client, older, schema, settings.training, rounds=trees, validation=held_out, on_round=each)
+    final = boost(client, rows, schema, settings.training, rounds=first.rounds, on_round=each)
+    log.info("trained", rounds=first.rounds, rows=len(rows))
     return first, final

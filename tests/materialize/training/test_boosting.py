@@ -1,3 +1,5 @@
+import os
+import signal
 from typing import Literal
 
 import numpy as np
@@ -97,6 +99,20 @@ def test_a_failure_on_the_cluster_is_explained(client: Client) -> None:
     wrong = TrainingRows(rows.values, rows.labels + 7, rows.weights, rows.groups)
     with pytest.raises(RetryableError, match="training failed on the cluster"):
         boost(client, wrong, SCHEMA, TrainingSettings(), rounds=2)
+
+
+def test_a_lost_worker_is_a_failure_and_not_a_standstill() -> None:
+    with open_cluster(ClusterSettings(kind="local", workers=2)) as own:
+        pids = list(own.run(os.getpid).values())
+
+        def kill(number: int, _metric: float) -> None:
+            if number == 2:
+                os.kill(pids[0], signal.SIGKILL)
+
+        with pytest.raises(RetryableError, match="training failed on the cluster"):
+            boost(own, some_rows(20_000), SCHEMA, TrainingSettings(depth=6), rounds=5000, on_round=kill)
+        own.wait_for_workers(2, timeout=30)
+        assert boost(own, some_rows(), SCHEMA, TrainingSettings(), rounds=2).rounds == 2
 
 
 @given(st.lists(st.integers(1, 9), max_size=20), st.integers(1, 5))
