@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from features.errors import SchemaMismatchError
+from features.errors import SchemaMismatchError, UnsupportedModelError
 from materialize.scoring.kernels_cpu import (
     add_forest,
     add_forest_one,
     fill_affinity,
-    rescore_pairs,
     start_latent,
 )
 from materialize.scoring.kernels_simd import LANES, aligned
+from materialize.scoring.kernels_walk import MOST_NODES, MOST_ROWS, lay_out_walk, rescore_pairs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,9 +81,16 @@ class BlockScorer:
         if len(item):
             entries = batch.pairs.codes[pairs[0] : pairs[-1]]
             rescore_pairs(
-                *self._walk, space.lanes, *self._sections, self.item_codes, pairs - pairs[0], item, entries, starts,
+                *self._walk,
+                space.lanes,
+                *self._sections,
+                self.item_codes,
+                lane,
+                item,
+                entries,
+                starts,
                 space.score,
-            )  # fmt: skip
+            )
         return space.score
 
     def workspace(self, lanes: int = LANES) -> Workspace:
@@ -131,9 +138,30 @@ class BlockScorer:
 
     @cached_property
     def _walk(self) -> tuple[NDArray[np.generic], ...]:
-        """The trees, each test reading its place in a pair's whole vector."""
-        forest, place = self.forest, np.append(self.layout.whole_vector(), np.int32(0))
-        return (forest.root, forest.left, forest.right, place[forest.row], forest.threshold, forest.value)
+        """The trees, packed, each test reading its place in a pair's whole vector."""
+        forest, count = self.forest, len(self.forest.left)
+        if count >= MOST_NODES or self.layout.rows >= MOST_ROWS:
+            raise UnsupportedModelError(
+                "the forest is too large for pair features",
+                expected=f"fewer than {MOST_NODES} nodes and {MOST_ROWS} rows of codes",
+                got=f"{count} nodes, {self.layout.rows} rows",
+            )
+        place = np.append(self.layout.whole_vector(), np.int32(0))[forest.row]
+        nodes, value = np.empty(count, np.uint64), np.empty(count, np.float32)
+        first, depth = np.empty(len(forest.root), np.uint64), np.empty(len(forest.root), np.int64)
+        lay_out_walk(
+            forest.root,
+            forest.left,
+            forest.right,
+            place,
+            forest.threshold,
+            forest.value,
+            nodes,
+            first,
+            depth,
+            value,
+        )
+        return nodes, first, depth, value
 
     @cached_property
     def _sections(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:

@@ -1,4 +1,4 @@
-"""Compiled inner loops of scoring on the CPU: the pass over the rows, the sums, the walk, the latent margin."""
+"""Compiled inner loops of scoring on the CPU: the pass over the rows, the sums, the latent margin."""
 
 from __future__ import annotations
 
@@ -92,54 +92,3 @@ def fill_affinity(start, width, groups, missing, user_start, group, entry_codes,
         for e in range(user_start[b], user_start[b + 1]):
             for w in range(width):
                 codes[start + group[e] * width + w, b] = entry_codes[e, w]
-
-
-@njit(cache=True, nogil=True)
-def walk_forest(roots, left, right, row, threshold, value, codes, start):  # type: ignore[no-untyped-def]
-    """Margin of one pair from its whole vector of codes, tree by tree: the definition of a score."""
-    total = start
-    for t in range(len(roots)):
-        node = roots[t]
-        while left[node] >= 0:
-            node = left[node] if codes[row[node]] < threshold[node] else right[node]
-        total += value[node]
-    return total
-
-
-@njit(cache=True, nogil=True)
-def rescore_pairs(  # type: ignore[no-untyped-def]
-    roots, left, right, row, threshold, value, codes, lane_start, lane_width, lane_group, item_codes,
-    pair_start, pair_item, pair_codes, starts, score,
-):  # fmt: skip
-    """Score again, exactly, the pairs of a block that have values of pair features.
-
-    Args:
-        roots: This and the next five describe the trees; ``row`` is a place in the whole vector.
-        codes: int16[lane rows, LANES], the users.
-        lane_start: int32[S], first lane row of each section (user, group columns).
-        lane_width: int32[S], rows of the section.
-        lane_group: int32[S, I], group of each item in the section; 0 for the user section.
-        item_codes: int16[I, item rows].
-        pair_start: int64[LANES + 1], pairs of each lane.
-        pair_item: int32[pairs].
-        pair_codes: int16[pairs, pair rows].
-        starts: float32[pairs], base or latent margin.
-        score: float32[I, LANES], overwritten at the pairs.
-    """
-    lanes_total = 0
-    for s in range(len(lane_width)):
-        lanes_total += lane_width[s]
-    items_total = item_codes.shape[1]
-    whole = np.empty(lanes_total + items_total + pair_codes.shape[1], np.int16)
-    for b in range(len(pair_start) - 1):
-        for e in range(pair_start[b], pair_start[b + 1]):
-            i = pair_item[e]
-            at = 0
-            for s in range(len(lane_width)):
-                first = lane_start[s] + lane_group[s, i] * lane_width[s]
-                for w in range(lane_width[s]):
-                    whole[at] = codes[first + w, b]
-                    at += 1
-            whole[at : at + items_total] = item_codes[i]
-            whole[at + items_total :] = pair_codes[e]
-            score[i, b] = walk_forest(roots, left, right, row, threshold, value, whole, starts[e])
