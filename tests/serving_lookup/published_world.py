@@ -287,7 +287,7 @@ class RunningService:
 
     def get(self, path: str, **arguments: Any) -> httpx.Response:
         """One request on a connection of its own."""
-        return httpx.get(f"{self.address}{path}", timeout=10, **arguments)
+        return httpx.get(f"{self.address}{path}", timeout=30, **arguments)
 
     def metric(self, line: str) -> float:
         """Value of a sample by its full name and labels, as ``/metrics`` writes them; 0 if it is not there."""
@@ -327,7 +327,7 @@ def start_service(
             [sys.executable, "-c", _SERVE], cwd=folder, env=environment, stdout=sink, stderr=sink
         )
     service = RunningService(process, f"http://127.0.0.1:{port}", log)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             service.get("/health/live")
@@ -341,7 +341,7 @@ def start_service(
             return service
 
 
-def wait_until(check: Any, seconds: float = 10.0) -> None:
+def wait_until(check: Any, seconds: float = 30.0) -> None:
     """Wait until ``check()`` is true."""
     deadline = time.monotonic() + seconds
     while not check():

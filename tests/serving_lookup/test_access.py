@@ -62,7 +62,6 @@ def test_keys_guard_everything_but_probes_and_pages(
             f"/v1/models/{MODEL}/users/1/recommendations",
             "/v1/models",
             "/metrics",
-            "/docs",
             "/nothing",
         ):
             refused = service.get(path)
