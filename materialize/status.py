@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from features.errors import PrescoreError
 from materialize import embedded
 from materialize.generation.flip import finish_interrupted_flip
-from materialize.publish.redis_connections import open_store
+from materialize.publish.redis_connections import explained, open_store
 from materialize.walk import open_catalogue
 
 if TYPE_CHECKING:
@@ -73,12 +73,11 @@ def _store(settings: Settings, catalogue: Catalogue) -> PartStatus:
         )
     try:
         reachable = embedded.with_store(settings)
-        with open_store(
-            reachable.store.url.get_secret_value(), timeout=reachable.store.timeout_seconds
-        ) as client:
+        url = reachable.store.url.get_secret_value()
+        with explained(url), open_store(url, timeout=reachable.store.timeout_seconds) as client:
             keys = client.dbsize()
         finished = finish_interrupted_flip(reachable, catalogue)
-    except (PrescoreError, OSError) as error:
+    except PrescoreError as error:
         return PartStatus("store", "down", str(error))
     return PartStatus(
         "store", "up", f"{keys:,} keys" + ("; an interrupted flip was finished" if finished else "")

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from materialize.cli.context import Output, stdout
@@ -39,7 +40,10 @@ def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
             table.add_column(name, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(
-                *(str(v) if name.endswith("id") and v is not None else show(v) for name, v in row.items())
+                *(
+                    escape(str(value) if name.endswith("id") and value is not None else show(value))
+                    for name, value in row.items()
+                )
             )
     else:
         table.caption = "nothing"

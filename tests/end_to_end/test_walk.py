@@ -201,6 +201,9 @@ def test_a_store_that_cannot_be_reached_is_named_without_its_password(published:
     )
     assert "127.0.0.1:1" in failed.stderr
     assert "hunter2" not in failed.stderr + failed.stdout
+    told = shop.prescore("status", code=5, PRESCORE_STORE__URL="redis://:hunter2@127.0.0.1:1")
+    assert "down" in told.stdout
+    assert "hunter2" not in told.stderr + told.stdout
 
 
 def test_a_port_in_use_is_named(published: Published) -> None:
