@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from materialize.scoring.coded_forest import code_forest
 from materialize.scoring.encode_inputs import check_ids, column_of, encode_table, positions, single
 from materialize.scoring.model_reader import read_xgboost
 from materialize.scoring.partial_evaluation import partially_evaluate
+from materialize.scoring.treelite_reader import read_treelite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,13 +62,25 @@ class PairScorer:
         return cls.from_forest(read_xgboost(booster), schema)
 
     @classmethod
+    def from_treelite(cls, model: Any, schema: FeatureSchema | Mapping[str, FeatureScope]) -> PairScorer:
+        """A scorer of a LightGBM or scikit-learn model, as a ``treelite.Model``.
+
+        Args:
+            model: From ``treelite.frontend.from_lightgbm`` or ``treelite.sklearn.import_model``.
+            schema: As in :meth:`from_xgboost`, in the order of the model's features: Treelite keeps no names.
+
+        Raises:
+            UnsupportedModelError: If the model cannot be scored exactly; it says why.
+            SchemaMismatchError: If the schema's features are not the model's.
+        """
+        return cls.from_forest(read_treelite(model), schema)
+
+    @classmethod
     def from_forest(cls, forest: Forest, schema: FeatureSchema | Mapping[str, FeatureScope]) -> PairScorer:
         """A scorer of trees that were read already; see :meth:`from_xgboost`."""
+        given = isinstance(schema, FeatureSchema)  # scopes alone do not tell categories from numbers
         if isinstance(schema, Mapping):
             schema = FeatureSchema(tuple(FeatureColumn(name, scope) for name, scope in schema.items()))
-            codes_given = True
-        else:
-            codes_given = False
         by_name = {column.name: column for column in schema.columns}
         names = forest.names or tuple(schema.names)
         missing, extra = sorted(set(names) - set(by_name)), sorted(set(by_name) - set(names))
@@ -80,10 +93,10 @@ class PairScorer:
             )
         ordered = tuple(by_name[name] for name in names)
         for index, column in enumerate(ordered):
-            is_category = index in forest.categorical or bool(
-                (forest.category_set[forest.feature == index] >= 0).any()
-            )
-            if not codes_given and is_category != (column.vocabulary is not None):
+            tests = forest.category_set[(forest.feature == index) & (forest.left >= 0)]
+            is_category = index in forest.categorical or bool((tests >= 0).any())
+            is_number = not is_category and len(tests) > 0
+            if given and (is_category if column.vocabulary is None else is_number):
                 raise SchemaMismatchError(
                     f"feature {column.name!r} differs between schema and model",
                     expected="a category with a vocabulary" if is_category else "a number",
