@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 DRAWN = 20_000
 """Different requests that a run cycles through."""
 
-FEAST_SHARE = 5
-"""feast serve is asked with this fraction of the connections, or its queue alone would be measured."""
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -101,7 +98,6 @@ def bench_lookup(
                 told("starting feast serve")
                 with feast_server(world) as peer:
                     subject = _feast_subject(world, peer.port)
-                    # Hits are measured again between feast's turns: it is slow, so a ratio needs the same minutes.
                     for _ in range(rounds):
                         run(subject)
                     subjects.append(subject)
