@@ -55,7 +55,7 @@ def bench_lookup(
     feast: bool = True,
     told: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, object]]:
-    """Measure all subjects in turn, round after round, and return the median of each.
+    """Measure store and service in turn, round after round, then ``feast serve``; medians of each.
 
     Args:
         users: Users with a list of 50; as many more have features only and are scored on demand.
