@@ -15,8 +15,9 @@ from materialize.scoring.kernels_cpu import (
     fill_affinity,
     start_latent,
 )
+from materialize.scoring.kernels_explain import explain_pair
 from materialize.scoring.kernels_simd import LANES, aligned
-from materialize.scoring.kernels_walk import MOST_NODES, MOST_ROWS, lay_out_walk, rescore_pairs
+from materialize.scoring.kernels_walk import MOST_NODES, MOST_ROWS, gather_codes, lay_out_walk, rescore_pairs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,6 +93,27 @@ class BlockScorer:
                 space.score,
             )
         return space.score
+
+    def explain(self, batch: UserBatch, row: int) -> NDArray[np.float64]:
+        """Shapley values of the first user and the item of a row: float64[features + 1]; the last is what is expected."""
+        lanes = np.empty((self.layout.lane_rows, 1), np.int16)
+        self._fill_lanes(batch, 0, 1, lanes)
+        mine = np.flatnonzero(batch.pairs.key[: batch.pairs.start[1]] == row)
+        pair = batch.pairs.codes[mine[-1]] if len(mine) else self.codes.missing[list(self.layout.pair)]
+        whole = np.empty(self.layout.rows, np.uint16)
+        gather_codes(lanes, *self._sections, self.item_codes, 0, row, pair, whole)
+        out = np.zeros(int(self.codes.feature.max(initial=-1)) + 2, np.float64)
+        forest = self.forest
+        place = np.append(self.layout.whole_vector(), np.int32(0))[forest.row]
+        feature = np.append(self.codes.feature, np.int32(-1))[forest.row]
+        explain_pair(
+            forest.root, forest.left, forest.right, place, forest.threshold, feature, forest.value, forest.cover,
+            whole.astype(np.int32) - 1, out,
+        )  # fmt: skip
+        start = np.empty((len(self.item_codes), 1), np.float32)
+        self._fill_start(batch, 0, 1, start)
+        out[-1] += start[row, 0]
+        return out
 
     def workspace(self, lanes: int = LANES) -> Workspace:
         """Scratch for one thread."""

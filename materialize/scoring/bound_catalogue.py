@@ -14,6 +14,7 @@ import pyarrow as pa
 from features.errors import SchemaMismatchError
 from materialize.scoring import catalogue_files
 from materialize.scoring.block_scorer import BlockScorer
+from materialize.scoring.explanation import Explanation
 from materialize.scoring.forest import transform
 from materialize.scoring.kernels_selection import hide, select_top, select_top_one
 from materialize.scoring.kernels_simd import LANES
@@ -180,6 +181,27 @@ class BoundCatalogue:
 
         self._each_block(len(batch), keep, threads)
         return transform(self.objective, scores) if output == "transformed" else scores
+
+    def explain(
+        self,
+        user_features: Mapping[str, Value],
+        item_id: object,
+        *,
+        affinity: Mapping[str, Keyed] | None = None,
+        pairs: Keyed | None = None,
+        latent: Float32 | None = None,
+    ) -> Explanation:
+        """What each feature adds to the margin of one pair; inputs as in :meth:`top_k_one`.
+
+        Raises:
+            NotFoundError: If the item is not in the catalogue.
+        """
+        batch = self._encoder.one(user_features, affinity, pairs, latent, None)
+        row = self._encoder.row_of(item_id)
+        values = self._scorer.explain(batch, row)
+        parts = np.zeros(len(self.schema.columns), np.float32)
+        parts[: len(values) - 1] = values[:-1]
+        return Explanation(tuple(self.schema.names), parts, float(values[-1]))
 
     def _top_k(
         self,

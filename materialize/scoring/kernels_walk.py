@@ -94,6 +94,25 @@ def _walk(nodes, first, depth, leaf_value, codes, width, count, total):  # type:
 
 
 @njit(cache=True, nogil=True)
+def gather_codes(  # type: ignore[no-untyped-def]
+    lanes, section_start, section_width, section_group, item_codes, lane, item, pair_codes, out
+):
+    """Write the whole vector of one pair, raised by one: ``out`` uint16; the rest as in :func:`rescore_pairs`."""
+    at = 0
+    for s in range(len(section_width)):
+        row = section_start[s] + section_group[s, item] * section_width[s]
+        for n in range(section_width[s]):
+            out[at] = lanes[row + n, lane] + 1
+            at += 1
+    for n in range(item_codes.shape[1]):
+        out[at] = item_codes[item, n] + 1
+        at += 1
+    for n in range(len(pair_codes)):
+        out[at] = pair_codes[n] + 1
+        at += 1
+
+
+@njit(cache=True, nogil=True)
 def rescore_pairs(  # type: ignore[no-untyped-def]
     nodes, first, depth, leaf_value, lanes, section_start, section_width, section_group, item_codes,
     pair_lane, pair_item, pair_codes, start, score,
@@ -121,18 +140,10 @@ def rescore_pairs(  # type: ignore[no-untyped-def]
     for begin in range(0, len(pair_item), BATCH):
         count = min(BATCH, len(pair_item) - begin)
         for p in range(count):
-            i, b, at = pair_item[begin + p], pair_lane[begin + p], p * width
-            for s in range(len(section_width)):
-                row = section_start[s] + section_group[s, i] * section_width[s]
-                for n in range(section_width[s]):
-                    codes[at] = lanes[row + n, b] + 1
-                    at += 1
-            for n in range(item_codes.shape[1]):
-                codes[at] = item_codes[i, n] + 1
-                at += 1
-            for n in range(pair_codes.shape[1]):
-                codes[at] = pair_codes[begin + p, n] + 1
-                at += 1
+            gather_codes(
+                lanes, section_start, section_width, section_group, item_codes, pair_lane[begin + p],
+                pair_item[begin + p], pair_codes[begin + p], codes[p * width : (p + 1) * width],
+            )  # fmt: skip
             total[p] = start[begin + p]
         _walk(nodes, first, depth, leaf_value, codes, width, count, total)
         for p in range(count):

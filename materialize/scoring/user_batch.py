@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from features.errors import SchemaMismatchError
+from features.errors import NotFoundError, SchemaMismatchError
 from features.schema import ITEM_ID, PAIR, USER, USER_ID, FeatureSchema, FeatureScope, affinity
 from materialize.scoring.encode_inputs import (
     Entries,
@@ -147,6 +147,17 @@ class BatchEncoder:
             latent = _latent(np.atleast_2d(latent), 1)
         codes = self.codes.encode(self.layout.user, values, 1)
         return UserBatch(pa.nulls(1), codes, by_column, paired, excluded, latent)
+
+    def row_of(self, item_id: object) -> int:
+        """Row of an item.
+
+        Raises:
+            NotFoundError: If it is not in the catalogue.
+        """
+        key = self._keyed(PAIR, (), ([item_id], {}), self.item_ids).key
+        if not len(key):
+            raise NotFoundError(f"item {item_id!r} is not in the catalogue")
+        return int(key[0])
 
     def _keyed(self, scope: FeatureScope, rows: Sequence[int], keyed: Keyed, known: pa.Array) -> Entries:
         keys, columns = keyed
