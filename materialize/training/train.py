@@ -87,7 +87,7 @@ def train_model(
         if found is not None:
             log.info("model_reused", model_id=found.id)
             return found
-        with stage(progress, "Labels") as running:
+        with stage(progress, "label the windows") as running:
             labels = [
                 read_labels(settings, sources.events, w, builds[w], len(plan.training)) for w in plan.training
             ]
@@ -98,7 +98,7 @@ def train_model(
             running.rows = sum(len(label.positives) for label in labels)
     schema = builds[plan.evaluation].schema
     rng = np.random.default_rng(settings.training.seed)
-    with stage(progress, "Training set", total=len(labels)) as running:
+    with stage(progress, "join the training set", total=len(labels)) as running:
         parts = []
         for label in labels:
             sampled = sample_window(settings, label, rng, exclude_seen=exclude_seen)
@@ -107,10 +107,10 @@ def train_model(
     newest, rows = len(parts[-1]), TrainingRows.joined(parts)
     del parts
     _check_labels(rows, plan)
-    with stage(progress, "Train", total=2 * settings.training.trees) as running:
+    with stage(progress, "train on the cluster", total=2 * settings.training.trees) as running:
         first, final = _boost(settings, client, rows, newest, schema, running.advance)
         running.rows = len(rows)
-    with stage(progress, "Evaluate") as running:
+    with stage(progress, "evaluate beside baselines") as running:
         methods = {
             "model": evaluate_model(task, final.booster, schema),
             **{name: evaluate_baseline(task, b) for name, b in simple_baselines(task.history).items()},
@@ -198,7 +198,7 @@ def _build_all(
 ) -> dict[LabelWindow, FeatureBuild]:
     builds = {}
     windows = (*plan.training, plan.evaluation)
-    with stage(progress, "Past features", total=len(windows)) as running:
+    with stage(progress, "build features of past windows", total=len(windows)) as running:
         for window in windows:
             builds[window] = build_features(settings, window.start, settings.features_path, sources=sources)
             running.advance(rows=sum(entry.rows for entry in builds[window].manifest.files.values()))

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 STAGES_TO_DIE_AFTER = (
     "read and check",
-    "Past features",
-    "Training set",
-    "Train",
+    "build features of past windows",
+    "join the training set",
+    "train on the cluster",
     "features as of",
     "register the views",
     "score every user",
@@ -94,6 +94,6 @@ def test_killed_after_each_stage_it_converges(shop: Shop, tmp_path_factory: pyte
 
 
 def test_an_interrupt_says_so_and_the_next_run_goes_on(shop: Shop) -> None:
-    assert _run_until(shop, "Past features", signal.SIGINT) == 130
+    assert _run_until(shop, "build features of past windows", signal.SIGINT) == 130
     assert _run_until(shop, "score every user", signal.SIGINT) == 130
     assert shop.json("run", "--cutoff", CUTOFF)["state"] == "live"

@@ -58,11 +58,17 @@ def test_training_again_finds_the_bundle_and_training_anew_gives_its_id(
 ) -> None:
     stages = Stages()
     assert train_model(settings, CUTOFF, client, stages) == bundle
-    assert stages.finished == ["Past features"]
+    assert stages.finished == ["build features of past windows"]
     (bundle.path / "model.ubj").write_bytes(b"damaged")
     again = train_model(settings, CUTOFF, client, stages)
     assert (again.id, again.metrics) == (bundle.id, bundle.metrics)
-    assert stages.finished[1:] == ["Past features", "Labels", "Training set", "Train", "Evaluate"]
+    assert stages.finished[1:] == [
+        "build features of past windows",
+        "label the windows",
+        "join the training set",
+        "train on the cluster",
+        "evaluate beside baselines",
+    ]
 
 
 def test_a_ranking_objective(settings: Settings, client: Client, bundle: ModelBundle) -> None:
