@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from features.feature_build import FeatureBuild
     from materialize.settings import ScoringSettings
 
-SHOWN = 10
-
 
 @dataclass(frozen=True)
 class HistoryEntry:
     """An item that a user had before.
 
     Attributes:
+        item_id: Its id, as text.
         title: What people read.
         events: How often.
     """
 
+    item_id: str
     title: str
     events: int
 
@@ -40,7 +40,7 @@ class ExampleUsers:
         precomputed: The user with the median number of items among those that were scored.
         on_demand: The one that was seen last among those that were not; ``None`` if all were scored.
         unknown: An id that no user has.
-        history: The items each of them had most often.
+        history: The items each of them had, most often first.
     """
 
     precomputed: str
@@ -84,7 +84,8 @@ def _history(build: FeatureBuild, users: pa.Table, user: object) -> list[History
     pairs = pairs.filter(pc.equal(pairs[USER_ID], user))
     items = build.read_items([ITEM_ID, "title"], candidates_only=False)
     named = pairs.join(items, ITEM_ID, join_type="left outer")
-    named = named.sort_by([("pair_events", "descending"), (ITEM_ID, "ascending")]).slice(0, SHOWN)
+    named = named.sort_by([("pair_events", "descending"), (ITEM_ID, "ascending")])
     return [
-        HistoryEntry(row["title"] or str(row[ITEM_ID]), int(row["pair_events"])) for row in named.to_pylist()
+        HistoryEntry(str(row[ITEM_ID]), row["title"] or str(row[ITEM_ID]), int(row["pair_events"]))
+        for row in named.to_pylist()
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -77,18 +79,17 @@ def _show_answers(result: WalkResult, answers: dict[str, Recommendations]) -> No
     }
     for user, answer in answers.items():
         history = result.examples.history.get(user, [])
+        had = {entry.item_id: entry.events for entry in history}
         rows: list[dict[str, object]] = []
-        for rank in range(max(len(answer.items), len(history[:SHOWN]))):
-            item = answer.items[rank] if rank < len(answer.items) else None
-            row: dict[str, object] = {
-                "rank": rank + 1,
-                "recommended": item and (item.title or item.item_id),
-                "score": item and item.score,
-            }
+        for rank, item in enumerate(answer.items):
+            rows.append({"rank": rank + 1, "recommended": item.title or item.item_id, "score": item.score})
             if history:
-                bought = history[rank] if rank < len(history) else None
-                row |= {"most often had before": bought and bought.title, "times": bought and bought.events}
-            rows.append(row)
+                past = history[rank] if rank < len(history) else None
+                rows[-1] |= {
+                    "had before": had.get(str(item.item_id), 0),
+                    "most often had": past and past.title,
+                    "times": past and past.events,
+                }
         print_table(f"User {user} {meaning[user]}", rows)
         stdout().print(f"  [dim]{escape(provenance(answer))}[/dim]\n")
 
@@ -96,20 +97,21 @@ def _show_answers(result: WalkResult, answers: dict[str, Recommendations]) -> No
 def _what_next(context: CommandContext, result: WalkResult) -> None:
     address = background_service(context)
     # The shortest command that works from here: a settings file in this folder needs no naming.
-    given = f" --settings {context.settings_file}" if context.settings_file else ""
+    command = "prescore" if shutil.which("prescore") else sys.argv[0]
+    prescore = f"{command} --settings {context.settings_file}" if context.settings_file else command
     user = result.examples.precomputed
     quoted = user if user.isdigit() else f"'{user}'"
     path = f"/v1/models/{result.generation.model}/users/{quote(user, safe='')}/recommendations?k=5"
     console = stdout()
     console.print("[bold]What next[/bold]")
-    for command, meaning in (
-        (f"prescore{given} lookup {user}", "look a user up"),
+    for step, meaning in (
+        (f"{prescore} lookup {user}", "look a user up"),
         (f"curl '{address}{path}'", "the same over HTTP"),
-        (f'prescore{given} sql "from recommendations where user_id = {quoted}"', "ask in SQL"),
-        (f"prescore{given} generations list", "what was published, and roll back"),
+        (f'{prescore} sql "from recommendations where user_id = {quoted}"', "ask in SQL"),
+        (f"{prescore} generations list", "what was published, and roll back"),
         (f"open {address}/docs", "the service's API"),
         ("make airflow", "schedule it"),
-        (f"prescore{given} stop", "end the service and the store"),
+        (f"{prescore} stop", "end the service and the store"),
     ):
-        console.print(f"  {escape(command):<88} [dim]{escape(meaning)}[/dim]", soft_wrap=True)
+        console.print(f"  {escape(step)}  [dim]{escape(meaning)}[/dim]", soft_wrap=True)
     stderr().print(f"\nThe look-up service answers at {address}")
