@@ -182,6 +182,18 @@ class BoundCatalogue:
         self._each_block(len(batch), keep, threads)
         return transform(self.objective, scores) if output == "transformed" else scores
 
+    def encode_users(
+        self,
+        users: pa.Table,
+        *,
+        affinity: Mapping[str, pa.Table] | None = None,
+        pairs: pa.Table | None = None,
+        latent: Float32 | None = None,
+        exclude: pa.Table | None = None,
+    ) -> UserBatch:
+        """Users in this catalogue's numbering, as delta runs compare them; arguments as in :meth:`top_k`."""
+        return self._encoder.tables(users, affinity, pairs, latent, exclude)
+
     def explain(
         self,
         user_features: Mapping[str, Value],

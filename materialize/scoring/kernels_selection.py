@@ -38,7 +38,8 @@ def _value(ordered):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _key(value, item):  # type: ignore[no-untyped-def]
+def entry_key(value, item):  # type: ignore[no-untyped-def]
+    """uint64 that sorts entries: higher scores first, then earlier items; the larger key is the better entry."""
     return np.uint64(_ordered(value)) << np.uint64(32) | np.uint64(np.uint32(0xFFFFFFFF) - np.uint32(item))
 
 
@@ -175,7 +176,7 @@ def select_top(score, order, bounds, sampled, keys, lanes, k, out_item, out_scor
         while above != 0:
             b = lowest_bit(above)
             above &= above - np.uint64(1)
-            keys[b, counts[b]] = _key(score[i, b], order[i])
+            keys[b, counts[b]] = entry_key(score[i, b], order[i])
             counts[b] += 1
             if counts[b] == room:
                 _keep_best(keys[b], room, k)
@@ -193,7 +194,7 @@ def _scan(score, order, keys, k):  # type: ignore[no-untyped-def]
     count, bound = 0, np.float32(-np.inf)
     for i in range(len(score)):
         if score[i] > bound:
-            keys[count] = _key(score[i], order[i])
+            keys[count] = entry_key(score[i], order[i])
             count += 1
             if count == len(keys):
                 _keep_best(keys, count, k)

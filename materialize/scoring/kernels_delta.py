@@ -1,0 +1,110 @@
+"""Compiled inner loops of delta runs: signatures of users and items, and merging lists with changed items."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit as _njit
+
+from materialize.scoring.kernels_selection import entry_key
+
+njit: Any = _njit  # its annotations know neither intrinsics nor star arguments
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _mix(h, value):  # type: ignore[no-untyped-def]
+    """One step of a 64-bit hash (the finalizer of SplitMix64)."""
+    h = (h ^ np.uint64(value)) * np.uint64(0x9E3779B97F4A7C15)
+    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    return h ^ (h >> np.uint64(27))
+
+
+@njit(cache=True, nogil=True)
+def sign_columns(values, signature):  # type: ignore[no-untyped-def]
+    """Mix every column of an integer matrix [rows, n] into ``signature`` uint64[n]."""
+    for r in range(values.shape[0]):
+        for i in range(values.shape[1]):
+            signature[i] = _mix(signature[i], np.uint64(np.int64(values[r, i])))
+
+
+@njit(cache=True, nogil=True)
+def sign_entries(salt, start, key, key_hash, codes, missing, signature):  # type: ignore[no-untyped-def]
+    """Mix each user's entries into ``signature``, whatever their order; entries that say *missing* do not count.
+
+    Args:
+        salt: Tells kinds of entries apart.
+        start: int64[U + 1]; ``key`` int32 and ``codes`` int16[n, rows]: the entries.
+        key_hash: uint64, stable hash by key.
+        missing: int16[rows], codes of an entry that is not there.
+        signature: uint64[U], changed.
+    """
+    for u in range(len(start) - 1):
+        total = np.uint64(salt)
+        for e in range(start[u], start[u + 1]):
+            h, says = _mix(np.uint64(salt), key_hash[key[e]]), codes.shape[1] == 0
+            for c in range(codes.shape[1]):
+                h = _mix(h, np.uint64(np.int64(codes[e, c])))
+                says = says or codes[e, c] != missing[c]
+            if says:
+                total += h
+        signature[u] = _mix(signature[u], total)
+
+
+@njit(cache=True, nogil=True)
+def merge_lists(  # type: ignore[no-untyped-def]
+    old_item, old_score, old_count, complete, place, changed, changed_score, k, item, score, count
+):
+    """New lists of users that did not change, from their old ones and the scores of the items that did.
+
+    An old list holds the best of the unchanged items, down to its last entry; whatever else did not change comes
+    after that. So the new list is certain down to the first changed item that does not beat it.
+
+    Args:
+        old_item: int32[U, L], ``old_score`` float32[U, L], ``old_count`` int32[U]: the old lists.
+        complete: bool[U], whether an old list holds all items that there were; changed.
+        place: int32[old items], new position of an old item; -1: gone or changed.
+        changed: int32[C], new positions of changed and new items.
+        changed_score: float32[U, C]; -inf: must not be given.
+        k: Entries that are needed.
+        item: int32[U, L] written, with ``score`` float32[U, L] and ``count`` int32[U]; a count of -1 says that
+            too little is certain, and the user must be scored in full.
+    """
+    length = item.shape[1]
+    fresh = np.empty(len(changed), np.uint64)
+    origin = np.empty(len(changed), np.int64)
+    for u in range(len(old_count)):
+        n = old_count[u]
+        bounded = not complete[u]
+        bound = old_score[u, n - 1] if n > 0 else np.float32(np.inf)
+        f = 0
+        for c in range(len(changed)):
+            s = changed_score[u, c]
+            if s > -np.inf and (not bounded or s >= bound):
+                key, at = entry_key(s, changed[c]), f
+                while at > 0 and fresh[at - 1] < key:
+                    fresh[at], origin[at] = fresh[at - 1], origin[at - 1]
+                    at -= 1
+                fresh[at], origin[at] = key, c
+                f += 1
+        out, a, b = 0, 0, 0
+        while out < length:
+            while a < n and place[old_item[u, a]] < 0:
+                a += 1
+            if a == n and b == f:
+                break
+            if b == f or (a < n and entry_key(old_score[u, a], place[old_item[u, a]]) > fresh[b]):
+                item[u, out], score[u, out] = place[old_item[u, a]], old_score[u, a]
+                a += 1
+            elif bounded and changed_score[u, origin[b]] == bound:
+                break  # it ties with items that were never in the list, and may come after them
+            else:
+                item[u, out], score[u, out] = changed[origin[b]], changed_score[u, origin[b]] + np.float32(0)
+                b += 1
+            out += 1
+        while a < n and place[old_item[u, a]] < 0:
+            a += 1
+        if a < n or b < f:
+            complete[u] = False  # something did not fit
+        item[u, out:], score[u, out:] = -1, np.nan
+        count[u] = out if out >= k or complete[u] else -1
