@@ -307,9 +307,11 @@ def _guess_span(events: _Table, found: dict[str, Any], settings: Settings, reaso
         "pair_history_days": max((last - first).days + 1, FeatureSettings().pair_history_days)
     }
     settings["scoring"] = {"active_within_days": longer}
+    settings["training"] = {"window_days": longer // 2}
     reasons.append(
         f"only {counts[f'd{usual}']:,} of {counts['all']:,} items have {least} events in the last {usual} days: "
-        f"{longer} days are looked at for candidates and active users, the whole of the events for histories"
+        f"{longer} days are looked at for candidates and active users, {longer // 2} for a label window, "
+        "the whole of the events for histories"
     )
 
 

@@ -33,7 +33,9 @@ def _plain(value: object) -> object:
 
 def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Draw rows of equal keys as a table; numbers are aligned to the right."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    console = stdout()
+    console.print(f"[bold]{escape(title)}[/bold]")
+    table = Table(box=box.SIMPLE_HEAD)
     if rows:
         for name in rows[0]:
             numeric = any(isinstance(row[name], int | float) for row in rows)
@@ -46,8 +48,9 @@ def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
                 )
             )
     else:
-        table.caption = "nothing"
-    stdout().print(table)
+        console.print("  nothing\n")
+        return
+    console.print(table)
 
 
 def show(value: object) -> str:

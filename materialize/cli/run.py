@@ -17,6 +17,7 @@ from materialize.cli.progress import RichProgress
 
 if TYPE_CHECKING:
     from materialize.examples import ExampleUsers
+    from materialize.model_bundle import ModelBundle
     from materialize.walk import WalkResult
     from serving_lookup.client import Recommendations
 
@@ -58,6 +59,13 @@ def walk_and_show(context: CommandContext, cutoff: str, output: Output) -> None:
         return
     _show_answers(result, answers)
     _what_next(context, result)
+
+
+def quality_title(bundle: ModelBundle) -> str:
+    """What the table of ranking quality was measured on."""
+    window = bundle.metrics["window"]
+    days = f"{window['start'][:10]} to {window['end'][:10]}"
+    return f"Ranking quality on {days}, which training has not seen ({window['users']:,} users)"
 
 
 def _look_up(context: CommandContext, model: str, examples: ExampleUsers) -> dict[str, Recommendations]:

@@ -7,6 +7,7 @@ import typer
 from materialize.cli.context import CutoffOption, Output, OutputOption
 from materialize.cli.output import print_json, print_table
 from materialize.cli.progress import RichProgress
+from materialize.cli.run import quality_title
 
 
 def train(context: typer.Context, cutoff: CutoffOption = "", output: OutputOption = Output.TEXT) -> None:
@@ -19,4 +20,4 @@ def train(context: typer.Context, cutoff: CutoffOption = "", output: OutputOptio
     if output is Output.JSON:
         print_json({"model_id": bundle.id, "metrics": bundle.metrics})
     else:
-        print_table(f"Model {bundle.id}: ranking quality on the last window", walk.quality_rows(bundle))
+        print_table(f"Model {bundle.id}. {quality_title(bundle)}", walk.quality_rows(bundle))

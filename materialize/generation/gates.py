@@ -153,7 +153,8 @@ def _offline_metric(
     """The worse of two ratios: to the best baseline, and to the live model.
 
     The live model was measured on an earlier window, which may have been an easier one, so the two models
-    are compared by their lead over the best baseline of their own window.
+    are compared by their lead over the best baseline of their own window. A window of few users tells little:
+    where the baseline's lead is within chance, it does not reject.
     """
     limit = limits.min_metric_ratio
     if metrics.model is None:
@@ -165,6 +166,9 @@ def _offline_metric(
     if live_metrics is not None and live_metrics.lead:
         ratios["against the live model"] = lead / live_metrics.lead
     worst = min(ratios, key=lambda name: ratios[name])
+    if lead < limit and metrics.most_gain is not None and metrics.most_gain >= 0:
+        reason = f"{worst}; within chance: the 95 % interval of the gain reaches {metrics.most_gain:+.3f}"
+        return _result("offline_metric", ratios[worst], f"at least {limit:g}", passed=True, reason=reason)
     return _at_least("offline_metric", ratios[worst], limit, reason=worst)
 
 

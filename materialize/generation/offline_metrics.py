@@ -18,10 +18,12 @@ class OfflineMetrics:
     Attributes:
         model: Of the model; ``None``: it was not evaluated.
         baselines: By name of the baseline, measured in the same run.
+        most_gain: Upper end of the 95 % interval of the model's gain over the best baseline; ``None``: not known.
     """
 
     model: float | None
     baselines: Mapping[str, float] = field(default_factory=dict)
+    most_gain: float | None = None
 
     @property
     def best_baseline(self) -> str | None:
@@ -37,7 +39,7 @@ class OfflineMetrics:
 
 
 def read_offline_metrics(metrics: Mapping[str, Any]) -> OfflineMetrics:
-    """Find them in ``metrics.json``: ``{"methods": {"model": {"ndcg@10": …}, "<baseline>": {…}}}``."""
+    """Find them in ``metrics.json``: ``methods`` (``model`` and baselines, each with ``ndcg@10``) and ``against_best``."""
     methods = metrics.get("methods", {})
     values = {
         name: float(measured[METRIC])
@@ -45,4 +47,5 @@ def read_offline_metrics(metrics: Mapping[str, Any]) -> OfflineMetrics:
         if isinstance(measured, dict) and isinstance(measured.get(METRIC), int | float)
     }
     model = values.pop("model", None)
-    return OfflineMetrics(model, values)
+    interval = metrics.get("against_best", {}).get("served", {}).get("interval")
+    return OfflineMetrics(model, values, float(interval[1]) if interval else None)

@@ -125,12 +125,23 @@ def test_the_offline_metric_is_the_lead_over_the_best_baseline(
     assert result.verdict == ("passed" if measured >= LIMITS.min_metric_ratio else "failed")
 
 
+@pytest.mark.parametrize(
+    ("most_gain", "verdict"), [(0.01, "passed"), (0.0, "passed"), (-0.01, "failed"), (None, "failed")]
+)
+def test_a_baseline_that_leads_by_chance_does_not_reject(most_gain: float | None, verdict: str) -> None:
+    result = before(OfflineMetrics(0.05, {"popularity": 0.07}, most_gain))[-1]
+    assert result.verdict == verdict
+    assert ("within chance" in result.reason) == (verdict == "passed")
+
+
 def test_metrics_are_read_as_training_writes_them() -> None:
     written = {
         "methods": {"model": {"ndcg@10": 0.3, "coverage@10": 1}, "popularity": {"ndcg@10": 0.2}},
         "window": {},
     }
     assert read_offline_metrics(written) == OfflineMetrics(0.3, {"popularity": 0.2})
+    paired = {"against_best": {"served": {"baseline": "popularity", "gain": 0.1, "interval": [0.05, 0.15]}}}
+    assert read_offline_metrics(written | paired) == OfflineMetrics(0.3, {"popularity": 0.2}, 0.15)
     assert read_offline_metrics({}) == OfflineMetrics(None, {})
 
 
