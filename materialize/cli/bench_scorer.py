@@ -97,7 +97,8 @@ def _measure(world: World, rounds: int, threads: int | None, peers: bool) -> dic
         row[f"x {name}"] = ratio(name) if name in rates else None
     return row | {
         "bind s": bind_seconds,
-        "one user ms": statistics.median(_time(lambda: catalogue.top_k_one(one, K)) for _ in range(50)) * 1e3,
+        "one user ms": statistics.median(_time(lambda: catalogue.top_k_one(k=K, **one)) for _ in range(50))
+        * 1e3,
         "largest error": error,
     }
 
@@ -134,9 +135,14 @@ def _with_matrix(world: World, users: Any, count: int) -> float:
     return count * world.items / _time(both)
 
 
-def _one(world: World) -> dict[str, float]:
-    table = world.users(1, seed=3).table
-    return {f"u{n}": float(table[f"u{n}"][0].as_py()) for n in range(SIDE)}
+def _one(world: World) -> dict[str, Any]:
+    """Arguments of ``top_k_one`` for a user without affinities and pairs."""
+    users = world.users(1, seed=3)
+    latent = users.inputs.get("latent")
+    return {
+        "user_features": {f"u{n}": float(users.features[0, n]) for n in range(SIDE)},
+        "latent": None if latent is None else latent[0],
+    }
 
 
 def _peers(world: World, users: Any) -> dict[str, Callable[[], float]]:

@@ -22,7 +22,7 @@ SIDE = 16
 """User features, and item features."""
 GROUPS, GROUP = 300, "category"
 PAIRS_PER_USER = 300
-_TRAINING_USERS, _TRAINING_PAIRS = 2000, 300_000
+_TRAINING_USERS, _TRAINING_PAIRS, _PAIRS_PER_ITEM = 2000, 300_000, 100
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,9 @@ class World:
     def training(self) -> tuple[Float32, Float32, Float32 | None]:
         """Matrix, labels and base margin of sampled pairs."""
         rng, base, shape = np.random.default_rng(1), self._base, self.shape
+        pairs = min(_TRAINING_PAIRS, _PAIRS_PER_ITEM * self.items)
         user = rng.normal(size=(_TRAINING_USERS, SIDE)).astype(np.float32)
-        u, i = rng.integers(0, _TRAINING_USERS, _TRAINING_PAIRS), rng.integers(0, self.items, _TRAINING_PAIRS)
+        u, i = rng.integers(0, _TRAINING_USERS, pairs), rng.integers(0, self.items, pairs)
         item = base["item"][i]
         margin = (
             np.einsum("nd,nd->n", user[u] @ base["mix"], item) * 0.5
@@ -132,15 +133,15 @@ class World:
             margin = margin + value @ rng.normal(size=shape.affinity) / 2 + value[:, 0] * item[:, 2] * 0.3
             columns.append(value)
         if shape.pair:
-            value = rng.normal(size=(_TRAINING_PAIRS, shape.pair)).astype(np.float32)
-            value[rng.random(_TRAINING_PAIRS) < 0.7] = np.nan
+            value = rng.normal(size=(pairs, shape.pair)).astype(np.float32)
+            value[rng.random(pairs) < 0.7] = np.nan
             margin = margin + np.nan_to_num(value) @ rng.normal(size=shape.pair) / 2 + ~np.isnan(value[:, 0])
             columns.append(value)
         if shape.latent:
             vector = rng.normal(size=(_TRAINING_USERS, shape.latent)).astype(np.float32) / 8
             start = np.einsum("nd,nd->n", vector[u], base["latent"][i]).astype(np.float32)
             margin = margin + start / 2
-        label = (rng.random(_TRAINING_PAIRS) < 1 / (1 + np.exp(-margin))).astype(np.float32)
+        label = (rng.random(pairs) < 1 / (1 + np.exp(-margin))).astype(np.float32)
         return np.hstack(columns), label, start
 
     @cached_property

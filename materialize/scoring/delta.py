@@ -128,21 +128,17 @@ def run_delta(
     same[same] = previous.user_signatures[was[same]] == user_signatures[same]
     changed = np.setdiff1d(np.arange(len(catalogue)), kept) if comparable else np.arange(len(catalogue))
 
-    index = np.full((len(batch), length), -1, np.int32)
-    scores = np.full((len(batch), length), np.nan, np.float32)
+    index, scores = np.empty((len(batch), length), np.int32), np.empty((len(batch), length), np.float32)
     counts = np.full(len(batch), -1, np.int32)
     complete = np.zeros(len(batch), np.bool_)
     merge = np.flatnonzero(same)
     if len(merge):
         column = _changed_scores(scorer, items, item_latent, changed, users, inputs)
-        parts = [np.ascontiguousarray(a[was[merge]]) for a in (previous.top.item_index, previous.top.scores)]
-        out_index, out_scores, out_counts = index[merge], scores[merge], counts[merge]
-        still = previous.complete[was[merge]].copy()
+        old = previous.top
         merge_lists(
-            *parts, previous.top.counts[was[merge]], still, new_place.astype(np.int32), changed.astype(np.int32),
-            np.ascontiguousarray(column[merge]), previous.k, out_index, out_scores, out_counts,
+            merge, was[merge], old.item_index, old.scores, old.counts, previous.complete, new_place.astype(np.int32),
+            changed.astype(np.int32), column, previous.k, index, scores, counts, complete,
         )  # fmt: skip
-        index[merge], scores[merge], counts[merge], complete[merge] = out_index, out_scores, out_counts, still
     full = np.flatnonzero(counts < 0)
     if len(full):
         top = catalogue.top_k(users.take(pa.array(full)), length, **_of_users(inputs, full))

@@ -53,7 +53,20 @@ def sign_entries(salt, start, key, key_hash, codes, missing, signature):  # type
 
 @njit(cache=True, nogil=True)
 def merge_lists(  # type: ignore[no-untyped-def]
-    old_item, old_score, old_count, complete, place, changed, changed_score, k, item, score, count
+    users,
+    was,
+    old_item,
+    old_score,
+    old_count,
+    old_complete,
+    place,
+    changed,
+    changed_score,
+    k,
+    item,
+    score,
+    count,
+    complete,
 ):
     """New lists of users that did not change, from their old ones and the scores of the items that did.
 
@@ -61,22 +74,26 @@ def merge_lists(  # type: ignore[no-untyped-def]
     after that. So the new list is certain down to the first changed item that does not beat it.
 
     Args:
-        old_item: int32[U, L], ``old_score`` float32[U, L], ``old_count`` int32[U]: the old lists.
-        complete: bool[U], whether an old list holds all items that there were; changed.
+        users: int64[n], users to merge; ``was`` int64[n], their places among the old lists.
+        old_item: int32[V, L], ``old_score`` float32[V, L], ``old_count`` int32[V]: the old lists.
+        old_complete: bool[V], whether an old list holds all items that there were.
         place: int32[old items], new position of an old item; -1: gone or changed.
         changed: int32[C], new positions of changed and new items.
         changed_score: float32[U, C]; -inf: must not be given.
         k: Entries that are needed.
         item: int32[U, L] written, with ``score`` float32[U, L] and ``count`` int32[U]; a count of -1 says that
             too little is certain, and the user must be scored in full.
+        complete: bool[U], written.
     """
     length = item.shape[1]
     fresh = np.empty(len(changed), np.uint64)
     origin = np.empty(len(changed), np.int64)
-    for u in range(len(old_count)):
-        n = old_count[u]
-        bounded = not complete[u]
-        bound = old_score[u, n - 1] if n > 0 else np.float32(np.inf)
+    for index in range(len(users)):
+        u, v = users[index], was[index]
+        n = old_count[v]
+        bounded = not old_complete[v]
+        complete[u] = old_complete[v]
+        bound = old_score[v, n - 1] if n > 0 else np.float32(np.inf)
         f = 0
         for c in range(len(changed)):
             s = changed_score[u, c]
@@ -89,12 +106,12 @@ def merge_lists(  # type: ignore[no-untyped-def]
                 f += 1
         out, a, b = 0, 0, 0
         while out < length:
-            while a < n and place[old_item[u, a]] < 0:
+            while a < n and place[old_item[v, a]] < 0:
                 a += 1
             if a == n and b == f:
                 break
-            if b == f or (a < n and entry_key(old_score[u, a], place[old_item[u, a]]) > fresh[b]):
-                item[u, out], score[u, out] = place[old_item[u, a]], old_score[u, a]
+            if b == f or (a < n and entry_key(old_score[v, a], place[old_item[v, a]]) > fresh[b]):
+                item[u, out], score[u, out] = place[old_item[v, a]], old_score[v, a]
                 a += 1
             elif bounded and changed_score[u, origin[b]] == bound:
                 break  # it ties with items that were never in the list, and may come after them
@@ -102,7 +119,7 @@ def merge_lists(  # type: ignore[no-untyped-def]
                 item[u, out], score[u, out] = changed[origin[b]], changed_score[u, origin[b]] + np.float32(0)
                 b += 1
             out += 1
-        while a < n and place[old_item[u, a]] < 0:
+        while a < n and place[old_item[v, a]] < 0:
             a += 1
         if a < n or b < f:
             complete[u] = False  # something did not fit
