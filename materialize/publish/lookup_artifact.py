@@ -103,7 +103,7 @@ class LookupArtifact:
             if needed not in manifest.files:
                 raise _damaged(folder, needed, "the file", "no entry for it in artifact.json")
         items, default = _map_table(folder / ITEMS), _map_table(folder / DEFAULT)
-        ids: list[int | str] = items[ITEM_ID].to_pylist()  # type: ignore[assignment]  # checked when written
+        ids: list[int | str] = items[ITEM_ID].to_pylist()
         titles = items[TITLE].to_pylist()
         return cls(
             folder=folder,
