@@ -66,7 +66,12 @@ def require(files: TableFiles, name: str, key: str) -> ir.Column:
     lower = {c.lower(): c for c in files.table.columns}
     close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
     section, _, field = key.partition(".")
-    hint = f"{field} = {lower[close[0]]!r}" if close else f"one of them as {field}"
+    many = field in {"groups", "columns"}
+    hint = (
+        (f"{lower[close[0]]!r} in {field}" if many else f"{field} = {lower[close[0]]!r}")
+        if close
+        else f"one of them as {field}"
+    )
     raise SourceError(
         f"the {files.role} have no column {name!r}",
         expected=f"the column that {key} names",

@@ -101,8 +101,14 @@ def guess_settings(folder: Path) -> tuple[Settings, list[str]]:
         reason for each guess, a sentence each.
 
     Raises:
-        SourceError: If no file has a user, an item and a time; the message says what was found.
+        SourceError: If there is no such folder, or no file has a user, an item and a time; the message says what was found.
     """
+    if not folder.is_dir():
+        raise SourceError(
+            f"there is no folder {folder}",
+            expected="the folder that holds the files of events, users and items",
+            fix="correct its name",
+        )
     paths = sorted(
         p for p in folder.iterdir() if p.is_file() and ending(p) and not p.name.startswith((".", "_"))
     )

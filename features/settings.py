@@ -82,8 +82,10 @@ class CandidateSettings(Section):
 class FeatureSettings(Section):
     """``[features]``: the standard features."""
 
-    windows_days: tuple[int, ...] = Field((7, 30, 90), description="Windows before the cut-off, in days.")
-    half_lives_days: tuple[float, ...] = Field(
+    windows_days: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (7, 30, 90), description="Windows before the cut-off, in days."
+    )
+    half_lives_days: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
         (14, 60), description="Decayed counts: an event this many days old counts half."
     )
     pair_history_days: int = Field(

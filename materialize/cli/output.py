@@ -39,7 +39,7 @@ def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     if rows:
         for name in rows[0]:
             numeric = any(isinstance(row[name], int | float) for row in rows)
-            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+            table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(
                 *(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from materialize.cli.output import print_json, print_table
 from materialize.cli.progress import RichProgress
 
 if TYPE_CHECKING:
+    from features.sources import SourceReport
     from materialize.examples import ExampleUsers
     from materialize.model_bundle import ModelBundle
     from materialize.walk import WalkResult
@@ -31,16 +33,17 @@ def run(context: typer.Context, cutoff: CutoffOption = "", output: OutputOption 
 
 def walk_and_show(context: CommandContext, cutoff: str, output: Output) -> None:
     """Run the walk of these settings and show what it did, how good the ranking is, and three answers."""
-    from materialize import embedded, walk
+    from materialize import walk
 
-    settings = embedded.with_store(context.settings())
+    settings = context.publishing_settings()
     with RichProgress() as progress:
         result = walk.walk(settings, cutoff, progress)
     stages = [stage.row() for stage in progress.stages]
     if output is Output.TEXT:
+        print_table("What was read", read_rows(result.report))
         print_table("What each stage did", stages)
         print_table(
-            "Ranking quality on the last 4 weeks, which training has not seen",
+            quality_title(result.bundle),
             walk.quality_rows(result.bundle),
         )
         print_table("Gates", walk.gate_rows(walk.open_catalogue(settings), result.generation.id))
@@ -52,6 +55,7 @@ def walk_and_show(context: CommandContext, cutoff: str, output: Output) -> None:
                 "state": result.generation.state,
                 "model_id": result.bundle.id,
                 "metrics": result.bundle.metrics,
+                "read": read_rows(result.report),
                 "stages": stages,
                 "lookups": {user: answer.to_dict() for user, answer in answers.items()},
             }
@@ -59,6 +63,20 @@ def walk_and_show(context: CommandContext, cutoff: str, output: Output) -> None:
         return
     _show_answers(result, answers)
     _what_next(context, result)
+
+
+def read_rows(report: SourceReport) -> list[dict[str, object]]:
+    """Rows of each table that were read, kept and left out, and why."""
+    return [
+        {
+            "table": table,
+            "read": read,
+            "kept": report.rows_kept[table],
+            "left out": read - report.rows_kept[table],
+            "why": "; ".join(f"{f.rows:,} {f.reason}" for f in report.findings if f.table == table),
+        }
+        for table, read in report.rows_read.items()
+    ]
 
 
 def quality_title(bundle: ModelBundle) -> str:
@@ -102,20 +120,32 @@ def _show_answers(result: WalkResult, answers: dict[str, Recommendations]) -> No
         stdout().print(f"  [dim]{escape(provenance(answer))}[/dim]\n")
 
 
+def sql_literal(user: str, id_type: str) -> str:
+    """A user's id as it stands in a query."""
+    return user if id_type == "int64" else "'" + user.replace("'", "''") + "'"
+
+
+def _quoted(text: str) -> str:
+    # Single quotes are common in SQL, and shlex makes them hard to read.
+    return shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
+
+
 def _what_next(context: CommandContext, result: WalkResult) -> None:
     address = background_service(context)
     # The shortest command that works from here: a settings file in this folder needs no naming.
     command = "prescore" if shutil.which("prescore") else sys.argv[0]
-    prescore = f"{command} --settings {context.settings_file}" if context.settings_file else command
+    given = ["--settings", str(context.settings_file)] if context.settings_file else []
+    prescore = shlex.join([command, *given])
     user = result.examples.precomputed
-    quoted = user if user.isdigit() else f"'{user}'"
+    end = ["--"] if user.startswith("-") else []
+    query = f"from recommendations where user_id = {sql_literal(user, result.bundle.schema.user_id_type)}"
     path = f"/v1/models/{result.generation.model}/users/{quote(user, safe='')}/recommendations?k=5"
     console = stdout()
     console.print("[bold]What next[/bold]")
     for step, meaning in (
-        (f"{prescore} lookup {user}", "look a user up"),
+        (f"{prescore} {shlex.join(['lookup', *end, user])}", "look a user up"),
         (f"curl '{address}{path}'", "the same over HTTP"),
-        (f'{prescore} sql "from recommendations where user_id = {quoted}"', "ask in SQL"),
+        (f"{prescore} sql {_quoted(query)}", "ask in SQL"),
         (f"{prescore} generations list", "what was published, and roll back"),
         (f"open {address}/docs", "the service's API"),
         ("make airflow", "schedule it"),

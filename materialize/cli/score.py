@@ -26,9 +26,9 @@ def score(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Score every user against every item, publish the top-K, check the gates, and flip."""
-    from materialize import embedded, walk
+    from materialize import walk
 
-    settings = embedded.with_store(context.obj.settings())
+    settings = context.obj.publishing_settings()
     with RichProgress() as progress:
         bundle = walk.find_bundle(settings, model)
         built = walk.build_features(settings, walk.resolve_cutoff(settings, cutoff), progress)

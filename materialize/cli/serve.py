@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from materialize.cli.context import stderr
+from materialize.cli.context import Output, OutputOption, stderr
+from materialize.cli.output import print_json
 
 
 def serve(
@@ -29,9 +30,12 @@ def serve(
     run_server(settings.model_copy(update={"lookup": chosen}))
 
 
-def stop(context: typer.Context) -> None:
+def stop(context: typer.Context, output: OutputOption = Output.TEXT) -> None:
     """End the look-up service and the Valkey that Prescore started in the background."""
     from materialize import embedded
 
     ended = embedded.stop_all(context.obj.settings())
+    if output is Output.JSON:
+        print_json({"ended": ended})
+        return
     stderr().print(f"Ended: {', '.join(ended)}." if ended else "Nothing was running.")

@@ -110,3 +110,8 @@ def test_a_folder_without_events_is_told(tables: ThreeTables, tmp_path: Path) ->
     pq.write_table(pa.table(tables.users), empty / "users.parquet")
     with pytest.raises(SourceError, match="no file looks like a table of events"):
         guess_settings(empty)
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no folder"):
+        guess_settings(tmp_path / "nowhere")

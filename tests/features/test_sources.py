@@ -98,6 +98,10 @@ def _infinite_price(tables: ThreeTables) -> None:
     tables.items["price"] = pa.array([float("inf"), *tables.items["price"].to_pylist()[1:]])
 
 
+def _misspelt_group(tables: ThreeTables) -> None:
+    tables.item_settings["groups"] = ("shelve",)
+
+
 def _unknown_strict(tables: ThreeTables) -> None:
     spoil("user_id", 0, 999)(tables)
     tables.event_settings["unknown_entities"] = "error"
@@ -114,6 +118,7 @@ def _no_file(tables: ThreeTables) -> None:
 
 FAULTS: dict[str, tuple[Callable[[ThreeTables], None], list[str]]] = {
     "misspelt column": (_rename, ["no column 'user_id'", "did you mean 'userid'", "[events]"]),
+    "misspelt group": (_misspelt_group, ["set 'shelf' in groups in [items]"]),
     "text as time": (_text_time, ["no readable time", "'yesterday'", "bad_rows"]),
     "time without a zone": (_naive, ["no zone", "events.timezone"]),
     "number as time": (_number_time, ["holds numbers", "time_unit = 's'"]),
@@ -194,8 +199,9 @@ def test_a_memory_limit_that_does_not_do_is_told(
 def test_damaged_parquet_is_told(tables: ThreeTables) -> None:
     path = tables.write().folder / "events.parquet"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(SourceError, match="intact Parquet"), open_sources(tables.settings, now=NOW):
+    with pytest.raises(SourceError, match="intact Parquet") as caught, open_sources(tables.settings, now=NOW):
         pass
+    assert "LINE 1" not in str(caught.value)
 
 
 def test_a_path_that_names_nothing_is_told(tables: ThreeTables) -> None:

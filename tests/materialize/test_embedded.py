@@ -58,6 +58,14 @@ def test_another_store_is_left_alone(settings: Settings) -> None:
     assert not (settings.home / "run").exists()
 
 
+def test_a_store_that_does_not_answer_is_told(settings: Settings) -> None:
+    reachable = embedded.with_store(settings)
+    embedded.check_store(reachable)
+    embedded.stop_all(settings)
+    with pytest.raises(StoreError, match="refused"):
+        embedded.check_store(reachable)
+
+
 def test_stop_ends_what_was_started(settings: Settings) -> None:
     _client(settings).close()
     assert embedded.stop_all(settings) == ["valkey"]

@@ -48,6 +48,12 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         ("[scoring]\nk = 0\n", ["scoring.k", "greater than or equal to 1"]),
         ('project = "my shop"\n', ["project", "letters, digits and underscores"]),
         ("[scoring\n", ["not valid TOML"]),
+        ("scoring = 7\n", ["scoring: should be a section, [scoring]", "not 7"]),
+        (
+            "[features]\nwindows_days = [7, 0]\n",
+            ["features.windows_days.1", "Windows before the cut-off", "not 0"],
+        ),
+        ("[features]\nhalf_lives_days = [0]\n", ["features.half_lives_days.0", "greater than 0"]),
     ],
 )
 def test_wrong_settings_are_named_and_explained(tmp_path: Path, text: str, parts: list[str]) -> None:
@@ -57,9 +63,19 @@ def test_wrong_settings_are_named_and_explained(tmp_path: Path, text: str, parts
         assert part in str(error.value)
 
 
+def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "prescore.toml"
+    file.write_bytes(b'project = "\xff"')
+    with pytest.raises(SettingsError, match="UTF-8"):
+        load_settings(file)
+
+
 def test_a_password_is_in_no_message(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         _load(tmp_path, "[store]\nurl = ['redis://:hunter2@db:6379']\n")
+    assert "hunter2" not in str(error.value)
+    with pytest.raises(SettingsError, match=r"should be a section, \[store\]") as error:
+        _load(tmp_path, "store = 'redis://:hunter2@db:6379'\n")
     assert "hunter2" not in str(error.value)
     settings = _load(tmp_path, "[store]\nurl = 'redis://:hunter2@db:6379'\n")
     assert "hunter2" not in repr(settings)
