@@ -16,7 +16,6 @@ import typer
 from materialize.cli.bench_scorer_world import Shape, World
 from materialize.cli.context import Output, OutputOption, stderr
 from materialize.cli.output import emit
-from materialize.scoring import PairScorer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +57,8 @@ def bench_scale(
 
 
 def _bind(items: int) -> tuple[World, BoundCatalogue, float]:
+    from materialize.scoring import PairScorer
+
     world = World(Shape(100, 6), items)
     scorer = PairScorer.from_xgboost(world.booster, world.scopes)
     start = time.perf_counter()

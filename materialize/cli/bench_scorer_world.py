@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from materialize.scoring import ITEM, PAIR, USER, PairScorer, affinity
+from features.schema import ITEM, PAIR, USER, affinity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -157,6 +157,8 @@ class World:
     def bind(self) -> BoundCatalogue:
         """The catalogue that is measured."""
         latent = self._base["latent"] if self.shape.latent else None
+        from materialize.scoring import PairScorer
+
         return PairScorer.from_xgboost(self.booster, self.scopes).bind(self.item_table, latent)
 
     def users(self, count: int, seed: int = 2) -> Users:
