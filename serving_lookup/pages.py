@@ -17,7 +17,7 @@ _STYLE: Final = """<meta charset="utf-8"><meta name="viewport" content="width=de
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.4rem;margin:0 0 1rem}h2{font-size:1rem;margin:2rem 0 .5rem}code{font-size:.9em}
 table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3rem .8rem .3rem 0;
-border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
+border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}th{white-space:nowrap}
 .number{text-align:right;font-variant-numeric:tabular-nums}.quiet{color:var(--quiet)}
 form{display:flex;gap:.6rem;flex-wrap:wrap;align-items:end}label{display:grid;font-size:.8rem;color:var(--quiet)}
 input,button{font:inherit;padding:.35rem .6rem;border:1px solid var(--line);border-radius:.4rem}
