@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 IdType = Literal["int64", "string"]
 IdKind = Literal["int64", "string", "numerals", "text"]
 UTC = dt.Timestamp(timezone="UTC", scale=6)
+MAX_NUMBER = 1e30
+"""Larger numbers are refused: sums of them must fit a float32."""
 MAX_ID_BYTES = 512
 """Longer ids are refused: an id is part of a key in the store and of a URL."""
 

@@ -205,12 +205,19 @@ def _check_finite(table: ir.Table, role: str, own: dict[str, str]) -> None:
     if not numbers:
         return
     counts = (
-        table.aggregate(**{name: table[name].isinf().sum() for name in numbers}).to_pyarrow().to_pylist()[0]
+        table.aggregate(
+            **{
+                name: ((table[name].abs() > columns.MAX_NUMBER) & ~table[name].isnan()).sum()
+                for name in numbers
+            }
+        )
+        .to_pyarrow()
+        .to_pylist()[0]
     )
     for name in numbers:
         if counts[name]:
             raise SourceError(
-                f"column {own[name]!r} of the {role} has {counts[name]} infinite values",
-                expected="finite numbers; an empty cell or NaN is a missing value",
+                f"column {own[name]!r} of the {role} has {counts[name]} infinite or huge values",
+                expected="finite numbers up to 1e30; an empty cell or NaN is a missing value",
                 fix=f"mend it, or leave it out of columns in [{role}]",
             )

@@ -86,7 +86,7 @@ class FeatureSettings(Section):
         (7, 30, 90), description="Windows before the cut-off, in days."
     )
     half_lives_days: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
-        (14, 60), description="Decayed counts: an event this many days old counts half."
+        (14, 60), min_length=1, description="Decayed counts: an event this many days old counts half."
     )
     pair_history_days: int = Field(
         365, ge=1, description="How far back pair and affinity features look, in days."

@@ -276,7 +276,7 @@ def _leave_out_bad_rows(
         "time in the future": parsed.event_time > latest,
         "value missing or no finite number": parsed.value.isnull()
         | parsed.value.isnan()
-        | parsed.value.isinf(),
+        | (parsed.value.abs() > columns.MAX_NUMBER),
     }
     bad = {name: condition.fill_null(False) for name, condition in faults.items()}
     marked = parsed.mutate(**{f"bad_{n}": condition for n, condition in enumerate(bad.values())})
@@ -297,7 +297,7 @@ def _leave_out_bad_rows(
                 shown["event_time"] = repr(unread[0]) if unread else None
             raise SourceError(
                 f"{rows} events cannot be used: {reason}",
-                expected="ids, a time up to now, and a finite value in each row",
+                expected="ids, a time up to now, and a finite value (up to 1e30) in each row",
                 got=", ".join(f"{k}={str(v)[:80]}" for k, v in shown.items()),
                 fix="mend the rows, check events.timezone and events.time_unit, or set events.bad_rows = 'drop'",
             )

@@ -127,6 +127,7 @@ FAULTS: dict[str, tuple[Callable[[ThreeTables], None], list[str]]] = {
     "no id": (spoil("item_id", 3, None), ["no user or item id", "item_id=None"]),
     "NaN": (spoil("amount", 3, float("nan")), ["finite", "value=nan"]),
     "infinity": (spoil("amount", 3, float("-inf")), ["finite", "value=-inf"]),
+    "huge value": (spoil("amount", 3, -1e300), ["finite", "value=-1e+300"]),
     "no value": (spoil("amount", 3, None), ["finite", "value=None"]),
     "repeated user": (_twice("users"), ["repeat an id", "2 times", "one row per user_id"]),
     "repeated item": (_twice("items"), ["repeat an id", "one row per item_id"]),
