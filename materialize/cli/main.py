@@ -32,6 +32,8 @@ from materialize.cli import (
 from materialize.cli.context import CommandContext, stderr
 
 INTERRUPTED = 130
+DUCKDB_INTERRUPTED = "Query interrupted"
+"""What DuckDB makes of Ctrl-C in the midst of a query: a RuntimeError with this text."""
 
 app = typer.Typer(
     name="prescore",
@@ -95,9 +97,7 @@ def main() -> None:
         app()  # ends with SystemExit; usage errors and interrupts are typer's to show
     except SystemExit as done:
         if done.code == INTERRUPTED:
-            stderr().print(
-                "\nInterrupted. Nothing that is served has changed; the same command goes on or starts clean."
-            )
+            _say_interrupted()
         raise
     except PrescoreError as error:
         _fail(str(error), error.exit_code, debug=debug)
@@ -117,8 +117,19 @@ def main() -> None:
             5,
             debug=debug,
         )
+    except RuntimeError as error:
+        if str(error) != DUCKDB_INTERRUPTED:
+            _fail(_unexpected(error), 1, debug=debug)
+        _say_interrupted()
+        sys.exit(INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last line of defence prints one paragraph instead of a traceback
         _fail(_unexpected(error), 1, debug=debug)
+
+
+def _say_interrupted() -> None:
+    stderr().print(
+        "\nInterrupted. Nothing that is served has changed; the same command goes on or starts clean."
+    )
 
 
 def _unexpected(error: BaseException) -> str:

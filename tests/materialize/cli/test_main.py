@@ -1,0 +1,46 @@
+"""What no command expects ends in its exit code and one paragraph."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+import duckdb
+import pytest
+
+from materialize.cli import main
+
+
+def _run(monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["prescore"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    return ended.value.code
+
+
+def test_ctrl_c_in_the_midst_of_a_query_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def long_query() -> None:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        duckdb.sql("select count(*) from range(100_000_000_000) where random() < 0.5").fetchall()
+
+    monkeypatch.setattr(main, "app", long_query)
+    assert _run(monkeypatch) == 130
+    told = capsys.readouterr().err
+    assert "Interrupted" in told
+    assert "Unexpected" not in told
+
+
+def test_a_full_disk_is_told_and_may_be_retried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)  # a device, where every write says that the disk is full
+    try:
+        monkeypatch.setattr(main, "app", lambda: os.write(full, b"x"))
+        assert _run(monkeypatch) == 5
+    finally:
+        os.close(full)
+    assert "No space is left" in capsys.readouterr().err
