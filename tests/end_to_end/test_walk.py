@@ -140,8 +140,8 @@ def test_a_rejected_generation_changes_nothing_that_is_served(published: Publish
     shop, said = published
     sleeper = list(said["lookups"])[1]
     on_demand = shop.json("lookup", sleeper)["items"]
-    for cutoff, gate in (("2024-07-03", "concentration"), ("2024-06-30", "cutoff_order")):
-        failed = shop.prescore("score", "--cutoff", cutoff, code=3, PRESCORE_GATES__MAX_CONCENTRATION="0.0")
+    for cutoff, gate in (("2024-07-03", "score_shift"), ("2024-06-30", "cutoff_order")):
+        failed = shop.prescore("score", "--cutoff", cutoff, code=3, PRESCORE_GATES__MAX_SCORE_SHIFT="0")
         assert gate in failed.stderr
         assert shop.json("generations", "show")["generation"] == said["generation"]
         assert shop.json("lookup", sleeper)["items"] == on_demand

