@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from urllib.parse import quote
 
@@ -111,7 +112,7 @@ class RetryBudget:
         return True
 
 
-class _Requests:
+class _Requests(ABC):
     """What both clients ask and how they read the answers."""
 
     def __init__(self, model: str, retries: int, budget: RetryBudget | None) -> None:
@@ -144,8 +145,9 @@ class _Requests:
             method, f"/v1/models/{self._model}/{rest}", headers=headers, **arguments
         )
 
+    @abstractmethod
     def _http(self) -> httpx.Client | httpx.AsyncClient:
-        raise NotImplementedError
+        """The connection that builds and sends requests."""
 
     def _pauses(self) -> Iterator[float]:
         """Seconds to wait before each retry, as long as retries are left."""
