@@ -10,7 +10,9 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from features.errors import NotFoundError
+import structlog
+
+from features.errors import NotFoundError, RetryableError
 from materialize.cutoffs import parse_cutoff
 from materialize.examples import ExampleUsers, pick_examples
 from materialize.progress import stage
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from materialize.model_bundle import ModelBundle
     from materialize.progress import Progress
     from materialize.settings import Settings
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,11 @@ def walk(settings: Settings, cutoff: str, progress: Progress) -> WalkResult:
             report, last_event = sources.report, sources.last_event
         running.rows = report.rows_kept["events"]
     instant = parse_cutoff(cutoff) if cutoff else _midnight_after(last_event)
+    bundle = train(settings, instant, progress)
+    build = build_features(settings, instant, progress)
     with cluster(settings) as client:
-        bundle = train(settings, instant, client, progress)
-        build = build_features(settings, instant, progress)
         generation = score(settings, build, bundle, client, progress)
-        publish_features(settings, build, progress)
+    publish_features(settings, build, progress)
     return WalkResult(build, bundle, generation, report, pick_examples(settings.scoring, build))
 
 
@@ -122,12 +126,22 @@ def cluster(settings: Settings) -> AbstractContextManager[Client]:
     return open_cluster(settings.cluster)
 
 
-def train(settings: Settings, cutoff: dt.datetime, client: Client, progress: Progress) -> ModelBundle:
-    """Train, evaluate, save and register a model; one that was trained on the same inputs is reused."""
-    from materialize.generation.records import Model
-    from materialize.training.train import train_model
+def train(settings: Settings, cutoff: dt.datetime, progress: Progress) -> ModelBundle:
+    """Train, evaluate, save and register a model; one that was trained on the same inputs is reused.
 
-    bundle = train_model(settings, cutoff, client, progress)
+    Boosting does not survive the loss of a worker, so it has a cluster of its own, and a second one if the first fails.
+    """
+    from materialize.generation.records import Model
+
+    try:
+        bundle = _train_once(settings, cutoff, progress)
+    except RetryableError as error:
+        if (
+            type(error) is not RetryableError
+        ):  # store and disk have classes of their own: only the cluster is tried again
+            raise
+        _log.warning("the cluster failed; training again on a new one", error=str(error))
+        bundle = _train_once(settings, cutoff, progress)
     open_catalogue(settings).register_model(
         Model(
             id=bundle.id,
@@ -138,6 +152,13 @@ def train(settings: Settings, cutoff: dt.datetime, client: Client, progress: Pro
         )
     )
     return bundle
+
+
+def _train_once(settings: Settings, cutoff: dt.datetime, progress: Progress) -> ModelBundle:
+    from materialize.training.train import train_model
+
+    with cluster(settings) as client:
+        return train_model(settings, cutoff, client, progress)
 
 
 def find_bundle(settings: Settings, model_id: str) -> ModelBundle:

@@ -15,8 +15,8 @@ def train(context: typer.Context, cutoff: CutoffOption = "", output: OutputOptio
     from materialize import walk
 
     settings = context.obj.settings()
-    with RichProgress() as progress, walk.cluster(settings) as client:
-        bundle = walk.train(settings, walk.resolve_cutoff(settings, cutoff), client, progress)
+    with RichProgress() as progress:
+        bundle = walk.train(settings, walk.resolve_cutoff(settings, cutoff), progress)
     if output is Output.JSON:
         print_json({"model_id": bundle.id, "metrics": bundle.metrics})
     else:
