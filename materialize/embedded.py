@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,15 +193,21 @@ def _end(pid: int) -> None:
 
 @contextlib.contextmanager
 def _only_one_starts(settings: Settings) -> Iterator[None]:
-    """Two commands at once must not start two servers on the same data."""
+    """Two commands at once must not start two servers on the same data, nor two servers on the same port.
+
+    A port is free until its server listens, and Granian's would even share it with another service: so a user's
+    servers start one after the other.
+    """
     folder = settings.home / "run"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise StorageError(f"cannot write in {settings.home}", got=str(error)) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    locks = (folder / "lock", Path(tempfile.gettempdir()) / f"prescore-{os.getuid()}.lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            files = [stack.enter_context(lock.open("w")) for lock in locks]
+        except OSError as error:
+            raise StorageError(f"cannot write in {settings.home}", got=str(error)) from error
+        for file in files:
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
