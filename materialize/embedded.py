@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
+PORT_SECONDS = 2.0
 PING = b"PING\r\n"
 
 
@@ -248,7 +249,14 @@ def _start_valkey(server: EmbeddedServer) -> RunFile:
     folder.mkdir(parents=True, exist_ok=True)
     # The port is kept from one start to the next: Feast's feature_store.yaml and running clients know it.
     kept = folder / "port"
-    port = free_port("127.0.0.1", int(kept.read_text()) if kept.exists() else 0)
+    wanted = int(kept.read_text()) if kept.exists() else 0
+    deadline = time.monotonic() + PORT_SECONDS
+    port = free_port("127.0.0.1", wanted)
+    while (
+        wanted and port != wanted and time.monotonic() < deadline
+    ):  # one that was killed may still be letting go
+        time.sleep(0.02)
+        port = free_port("127.0.0.1", wanted)
     kept.write_text(str(port))
     options = {
         "bind": "127.0.0.1",
