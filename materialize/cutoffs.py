@@ -6,8 +6,6 @@ import datetime as dt
 
 from features.errors import CallerError
 
-CUTOFF_NAME = "%Y%m%dT%H%M%SZ"
-
 
 def parse_cutoff(text: str) -> dt.datetime:
     """An instant in UTC, to the second, from ISO 8601 or ``20171204T000000Z``; without a zone it is UTC.

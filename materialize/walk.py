@@ -6,7 +6,6 @@ a stage are made when it runs, so that a command waits for no more than it needs
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from materialize.examples import ExampleUsers, pick_examples
 from materialize.progress import stage
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
@@ -66,13 +66,13 @@ def walk(settings: Settings, cutoff: str, progress: Progress) -> WalkResult:
     Raises:
         PrescoreError: What any stage raises; what was served before still is.
     """
-    from features.sources import open_sources
+    from features.sources import default_cutoff, open_sources
 
     with stage(progress, "read and check the three tables") as running:
         with open_sources(settings, scratch=settings.features_path / ".scratch") as sources:
-            report, last_event = sources.report, sources.last_event
+            report = sources.report
+            instant = parse_cutoff(cutoff) if cutoff else default_cutoff(sources)
         running.rows = report.rows_kept["events"]
-    instant = parse_cutoff(cutoff) if cutoff else _midnight_after(last_event)
     bundle = train(settings, instant, progress)
     build = build_features(settings, instant, progress)
     with cluster(settings) as client:
@@ -90,16 +90,10 @@ def resolve_cutoff(settings: Settings, text: str) -> dt.datetime:
     """
     if text:
         return parse_cutoff(text)
-    from features.sources import open_sources
+    from features.sources import default_cutoff, open_sources
 
     with open_sources(settings, scratch=settings.features_path / ".scratch") as sources:
-        return _midnight_after(sources.last_event)
-
-
-def _midnight_after(last_event: dt.datetime) -> dt.datetime:
-    midnight = last_event.astimezone(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    today = dt.datetime.now(dt.UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return min(midnight + dt.timedelta(days=1), today)
+        return default_cutoff(sources)
 
 
 def build_features(settings: Settings, cutoff: dt.datetime, progress: Progress) -> FeatureBuild:
