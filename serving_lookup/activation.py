@@ -16,7 +16,7 @@ import structlog
 from features.errors import PrescoreError, StoreError
 from features.schema import ITEM_ID
 from materialize.publish.feast_format import Kind, encode_value, entity_key, field_hash
-from materialize.publish.live_pointer import LivePointer, pointer_key
+from materialize.publish.live_pointer import LivePointer, Passing, pointer_key
 from materialize.publish.lookup_artifact import SCORE, LookupArtifact
 from serving_lookup.store import pack
 from serving_lookup.user_inputs import InputReader
@@ -58,9 +58,16 @@ class LiveGeneration:
         return dt.datetime.fromisoformat(self.pointer.published_at).timestamp()
 
     @cached_property
-    def generation_value(self) -> bytes:
-        """What the ``generation`` field of every row of this generation holds."""
-        return encode_value(self.pointer.generation, Kind.STRING)
+    def origins(self) -> dict[bytes, Passing]:
+        """What the ``generation`` field of a row may hold, and the generation whose list that row is.
+
+        A row that a delta's ancestor wrote and the delta left alone is the delta's: the list is what a full run gives.
+        """
+        pointer = self.pointer
+        this = Passing(pointer.generation, pointer.feature_cutoff)
+        rows = dict.fromkeys((pointer.generation, *pointer.lineage), this)
+        rows |= {other.generation: other for other in pointer.passing}
+        return {encode_value(generation, Kind.STRING): origin for generation, origin in rows.items()}
 
     @cached_property
     def default_list(self) -> tuple[list[int | str], list[float]]:
@@ -172,11 +179,16 @@ class Activation:
         new = LiveGeneration(pointer, artifact, self._project)
         _ = (
             new.published,
-            new.generation_value,
+            new.origins,
             new.default_list,
             new.inputs,
         )  # a pointer that cannot be used must fail here, not in a request
-        self.previous, self.live = self.live, new
+        same = self.live is not None and self.live.pointer.generation == pointer.generation
+        if not same:
+            self.previous = self.live
+        self.live = new
+        if same:  # its slot is being changed in place, or no longer
+            return
         self._metrics.event("activated")
         log.info(
             "generation_activated",

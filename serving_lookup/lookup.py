@@ -16,6 +16,7 @@ from serving_lookup.store import accepted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from materialize.publish.live_pointer import Passing
     from materialize.settings import LookupSettings
     from serving_lookup.activation import Activation, LiveGeneration
     from serving_lookup.fallback import Fallback, ScoredList
@@ -69,8 +70,8 @@ class Lookup:
         for _ in range(_ATTEMPTS):
             try:
                 row = accepted(await self._store.send(live.read_predictions(live.key(user_id))))
-                if row[2] == live.generation_value:
-                    return self._from_row(live, row, asked)
+                if (origin := live.origins.get(row[2] or b"")) is not None:
+                    return self._from_row(live, origin, row, asked)
             except StoreError:
                 self._metrics.event("store_error")
                 return self.default(live, asked, "store_unavailable")
@@ -101,8 +102,8 @@ class Lookup:
         for user_id, reading in zip(user_ids, readings, strict=True):
             try:
                 row = accepted(await reading) if reading is not None else None
-                if row is not None and row[2] == live.generation_value:
-                    answers.append(self._from_row(live, row, asked))
+                if row is not None and (origin := live.origins.get(row[2] or b"")) is not None:
+                    answers.append(self._from_row(live, origin, row, asked))
                     continue
             except StoreError:
                 row = None
@@ -126,16 +127,17 @@ class Lookup:
             reason,
         )
 
-    def _from_row(self, live: LiveGeneration, row: list[bytes | None], asked: ListParameters) -> Answer:
+    def _from_row(
+        self, live: LiveGeneration, origin: Passing, row: list[bytes | None], asked: ListParameters
+    ) -> Answer:
         limit = asked.k + len(asked.exclude)
         ids, scores = read_ids(row[0] or b"", limit), read_scores(row[1] or b"", limit)
-        pointer = live.pointer
         return Answer(
             self._items(live, ids, scores, asked),
             "stale" if self._is_stale(live) else "precomputed",
-            pointer.generation,
-            pointer.model_id,
-            pointer.feature_cutoff,
+            origin.generation,
+            live.pointer.model_id,
+            origin.feature_cutoff,
             _age(live.published),
         )
 

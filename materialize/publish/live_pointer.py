@@ -10,11 +10,27 @@ from typing import Literal
 import msgspec
 
 
+class Passing(msgspec.Struct, frozen=True):
+    """A generation whose rows may stand in the slot while it is being changed in place.
+
+    Attributes:
+        generation: Its id.
+        feature_cutoff: The instant before which its features were computed, ISO 8601 in UTC.
+    """
+
+    generation: str
+    feature_cutoff: str
+
+
 class LivePointer(msgspec.Struct, frozen=True, kw_only=True):
     """What the look-up service needs to know of the live generation.
 
     Attributes:
-        generation: Its id; equal to the ``generation`` field of every row in the slot.
+        generation: Its id; the ``generation`` field of the rows that it wrote itself.
+        lineage: Of a delta, the generations that it stands on, parent first: their rows in the slot are lists of
+            the live generation too, for a delta leaves a row whose list has not changed as it is.
+        passing: While the slot is changed in place, the other generations whose rows it may hold: each is a whole
+            list of the generation that it names. Empty otherwise.
         slot: ``a`` or ``b``: predictions are in the Feast view ``<model>_<slot>``.
         model: The model's name.
         model_id: Id of the model bundle.
@@ -32,6 +48,8 @@ class LivePointer(msgspec.Struct, frozen=True, kw_only=True):
     published_at: str
     artifact: str
     fence: int
+    lineage: tuple[str, ...] = ()
+    passing: tuple[Passing, ...] = ()
 
     def encode(self) -> bytes:
         """JSON, as it stands in the store."""
