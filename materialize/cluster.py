@@ -21,8 +21,10 @@ import os
 import re
 import signal
 import sys
+import threading
 from contextlib import ExitStack, contextmanager
 from ctypes import CDLL, byref, c_int
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,8 +71,9 @@ def open_cluster(settings: ClusterSettings) -> Iterator[Client]:
             client = _connect(kind)
             stack.callback(client.close)
         else:
-            cluster = _start(kind, settings)
-            stack.callback(cluster.close, timeout=10)
+            with _uninterrupted():
+                cluster = _start(kind, settings)
+                stack.callback(_close, cluster)
             client = Client(cluster)
             stack.callback(client.close)
             client.register_plugin(_InBackground())
@@ -83,17 +86,43 @@ def device(client: Client) -> Literal["cpu", "cuda"]:
     return "cuda" if answers and all(answers.values()) else "cpu"
 
 
-class _InBackground(WorkerPlugin):
-    """Keeps a local worker from the terminal: it neither prints nor is interrupted.
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is done; threads and processes that begin in it never see it.
 
-    XGBoost's collective prints its ranks whatever its verbosity; errors come back as exceptions. Ctrl-C
-    goes to the whole process group, but the parent alone decides what it means.
+    Ctrl-C goes to the whole process group, but the parent alone decides what it means. Both threads and
+    programs inherit the mask of who starts them.
+    """
+    if threading.current_thread() is not threading.main_thread():  # where no handler runs anyway
+        yield
+        return
+    resource_tracker.ensure_running()  # which would lift the mask when the first process begins
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _close(cluster: Any) -> None:
+    with _uninterrupted():
+        cluster.close(timeout=10)
+
+
+class _InBackground(WorkerPlugin):
+    """Keeps a local worker from the terminal.
+
+    XGBoost's collective prints its ranks whatever its verbosity; errors come back as exceptions.
     """
 
     def setup(self, worker: object) -> None:
         """Called in the worker's main thread."""
         del worker
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         with Path(os.devnull).open("wb") as nowhere:
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()

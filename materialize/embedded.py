@@ -297,7 +297,7 @@ def start_service(settings: Settings, settings_file: Path | None) -> RunFile:
         if found is not None:
             return found
         host, port = settings.lookup.host, free_port(settings.lookup.host, settings.lookup.port)
-        command = [sys.executable, "-m", "materialize.cli.main"]
+        command = [sys.executable, "-m", "materialize"]
         if settings_file is not None:
             command += ["--settings", str(settings_file.absolute())]
         command += ["serve", "--host", host, "--port", str(port)]

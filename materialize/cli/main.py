@@ -21,6 +21,7 @@ from materialize.cli import (
     features,
     generations,
     init,
+    interrupt,
     lookup,
     run,
     score,
@@ -31,7 +32,6 @@ from materialize.cli import (
 )
 from materialize.cli.context import CommandContext, stderr
 
-INTERRUPTED = 130
 DUCKDB_INTERRUPTED = "Query interrupted"
 """What DuckDB makes of Ctrl-C in the midst of a query: a RuntimeError with this text."""
 
@@ -96,7 +96,7 @@ def main() -> None:
     try:
         app()  # ends with SystemExit; usage errors and interrupts are typer's to show
     except SystemExit as done:
-        if done.code == INTERRUPTED:
+        if done.code == interrupt.EXIT_CODE:
             _say_interrupted()
         raise
     except PrescoreError as error:
@@ -121,15 +121,13 @@ def main() -> None:
         if str(error) != DUCKDB_INTERRUPTED:
             _fail(_unexpected(error), 1, debug=debug)
         _say_interrupted()
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupt.EXIT_CODE)
     except Exception as error:  # noqa: BLE001 - the last line of defence prints one paragraph instead of a traceback
         _fail(_unexpected(error), 1, debug=debug)
 
 
 def _say_interrupted() -> None:
-    stderr().print(
-        "\nInterrupted. Nothing that is served has changed; the same command goes on or starts clean."
-    )
+    stderr().print(interrupt.MESSAGE)
 
 
 def _unexpected(error: BaseException) -> str:
@@ -144,7 +142,3 @@ def _fail(message: str, code: int, *, debug: bool) -> None:
         traceback.print_exc()
     stderr().print("Error: " + message, style="red", markup=False, soft_wrap=True)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,6 +14,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from materialize.cli import interrupt
 from materialize.cli.context import stderr
 
 if TYPE_CHECKING:
@@ -72,10 +73,12 @@ class RichProgress:
 
     def start(self, stage: str, total: int | None = None) -> None:
         """A stage begins; ``total`` steps are expected, None if nobody knows."""
+        interrupt.check()
         self._open.append(self._bars.add_task(stage, total=total))
 
     def advance(self, n: int = 1) -> None:
         """``n`` steps of the current stage are done."""
+        interrupt.check()
         self._bars.advance(self._open[-1], n)
 
     def finish(self, stage: str, rows: int, seconds: float) -> None:

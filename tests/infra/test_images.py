@@ -79,12 +79,12 @@ def test_the_lookup_image_has_no_training_stack() -> None:
     ("image", "code"),
     [
         ("lookup", "import serving_lookup.server, serving_lookup.app"),
-        ("lookup", "from materialize.cli.main import main; main()"),
+        ("lookup", "from materialize.__main__ import main; main()"),
         (
             "worker",
             "import materialize.walk, materialize.generation.run, features.build, distributed.cli.dask_worker",
         ),
-        ("worker", "from materialize.cli.main import main; main()"),
+        ("worker", "from materialize.__main__ import main; main()"),
         (
             "airflow",
             "import materialize.walk, psycopg, airflow.sdk, airflow.providers.standard.operators.hitl",
