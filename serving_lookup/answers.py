@@ -81,6 +81,47 @@ class PairScore(msgspec.Struct, frozen=True):
     age_seconds: float
 
 
+class Contribution(msgspec.Struct, frozen=True):
+    """What one feature adds to a pair's margin.
+
+    Attributes:
+        feature: Its name.
+        scope: What it depends on: user, item, affinity:GROUP or pair.
+        value: What the model saw; null: missing.
+        contribution: Its Shapley value, as XGBoost's ``pred_contribs`` defines it.
+    """
+
+    feature: str
+    scope: str
+    value: float | int | str | None
+    contribution: float
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a pair has its score.
+
+    Attributes:
+        user_id, item_id: The pair.
+        title: The item's name.
+        score: The model's margin, computed on demand.
+        expected: The margin before anything is known of the pair.
+        contributions: The largest first; they and ``expected`` add up to ``score``.
+        source, generation, model, feature_cutoff, age_seconds: As in a list's answer.
+    """
+
+    user_id: int | str
+    item_id: int | str
+    title: str | None
+    score: float
+    expected: float
+    contributions: list[Contribution]
+    source: str
+    generation: str
+    model: str
+    feature_cutoff: str
+    age_seconds: float
+
+
 class GenerationList(msgspec.Struct, frozen=True):
     """The generation that answers now, as its publisher announced it; none before the first one."""
 

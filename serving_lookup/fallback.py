@@ -8,23 +8,26 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import structlog
 
 from features.errors import NotFoundError, StoreError
+from serving_lookup.explanation import explain_pair
 from serving_lookup.problems import Problem, unavailable
 from serving_lookup.scoring import score_list, score_pair
 from serving_lookup.store import accepted, pack
 from serving_lookup.user_inputs import UserInputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from materialize.publish.lookup_artifact import LookupArtifact
     from materialize.settings import LookupSettings
     from serving_lookup.activation import LiveGeneration
+    from serving_lookup.answers import Contribution
     from serving_lookup.metrics import WorkerMetrics
     from serving_lookup.request_bodies import ScoreRequest
     from serving_lookup.store import Store
@@ -142,6 +145,19 @@ class Fallback:
         Raises:
             Problem: 404 if the user or the item is unknown, 503 if the store or the time does not allow.
         """
+        inputs = await self._known_inputs(live, user_id)
+        with _unknown_item_as_problem():
+            return await self._with_patience(lambda: score_pair(live.artifact, inputs, item_id))
+
+    async def explain(
+        self, live: LiveGeneration, user_id: int | str, item_id: int | str
+    ) -> tuple[float, float, list[Contribution]]:
+        """The margin of one pair, what is expected of any, and what each feature adds; problems as of :meth:`pair`."""
+        inputs = await self._known_inputs(live, user_id)
+        with _unknown_item_as_problem():
+            return await self._with_patience(lambda: explain_pair(live.artifact, inputs, item_id))
+
+    async def _known_inputs(self, live: LiveGeneration, user_id: int | str) -> UserInputs:
         try:
             row = accepted(await self._store.send(pack(b"HMGET", live.key(user_id), *live.inputs.fields)))
             inputs = live.inputs.from_store(row)
@@ -150,10 +166,7 @@ class Fallback:
             raise unavailable("store", str(error)) from None
         if inputs is None:
             raise Problem(404, "unknown-user", "The store has no features of this user.")
-        try:
-            return await self._with_patience(lambda: score_pair(live.artifact, inputs, item_id))
-        except NotFoundError as error:
-            raise Problem(404, "unknown-item", str(error)) from None
+        return inputs
 
     def _join_or_begin(self, live: LiveGeneration, user_id: int | str) -> asyncio.Task[ScoredList]:
         key = (live.pointer.generation, user_id)
@@ -224,6 +237,14 @@ class Fallback:
             error = flight.exception()  # also marks it as seen when every caller has left
             if error is not None and not isinstance(error, Unscored | StoreError | TimeoutError):
                 log.error("scoring_failed", error=repr(error))
+
+
+@contextmanager
+def _unknown_item_as_problem() -> Iterator[None]:
+    try:
+        yield
+    except NotFoundError as error:
+        raise Problem(404, "unknown-item", str(error)) from None
 
 
 def _note_refusal(reply: asyncio.Future[Any]) -> None:

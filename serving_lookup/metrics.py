@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-ROUTES: Final = ("recommendations", "batch", "pair_score", "score", "other")
+ROUTES: Final = ("recommendations", "batch", "pair_score", "explain", "score", "other")
 SOURCES: Final = ("none", "precomputed", "stale", "fallback", "default")
 STATUSES: Final = (200, 304, 400, 401, 404, 405, 406, 413, 415, 422, 500, 503)
 BUCKETS: Final = (0.0005, 0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

@@ -1,4 +1,4 @@
-"""Routes of a model behind the hot one: batch, pair score and inline features."""
+"""Routes of a model behind the hot one: batch, pair score, explanation and inline features."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import FastAPI, Request, Response
 
-from serving_lookup.answers import Answer, BatchAnswer, PairScore, UserAnswer, negotiate
-from serving_lookup.openapi import MODEL, list_parameters, operation, path_id
+from serving_lookup.answers import Answer, BatchAnswer, Explanation, PairScore, UserAnswer, negotiate
+from serving_lookup.openapi import ITEM, MODEL, list_parameters, operation, path_id
 from serving_lookup.parameters import (
     ListParameters,
     read_fields,
     read_id,
     read_ids,
+    read_item_parameter,
     read_json_id,
     read_k,
     unescape,
@@ -77,6 +78,12 @@ class ModelRoutes:
                 operation(PairScore, _READ, parameters=pair),
             ),
             (
+                f"{model}/users/{{user}}/explain",
+                self.explain,
+                ["GET"],
+                operation(Explanation, _READ, parameters=[MODEL, path_id("user"), ITEM]),
+            ),
+            (
                 f"{model}/score",
                 self.score,
                 ["POST"],
@@ -127,6 +134,31 @@ class ModelRoutes:
                 user_id=user_id,
                 item_id=item_id,
                 score=score,
+                source="fallback",
+                generation=pointer.generation,
+                model=pointer.model_id,
+                feature_cutoff=pointer.feature_cutoff,
+                age_seconds=0.0,
+            )
+        )
+
+    async def explain(self, request: Request, model: str, user: str) -> Response:
+        """What each feature adds to the model's margin of one user and one item."""
+        request.state.route = "explain"
+        running, _, live = self._of(model)
+        schema, pointer = live.artifact.schema, live.pointer
+        user_id = read_id(unescape(user.encode("latin-1")), schema.user_id_type, "user")
+        item_id = read_item_parameter(request.scope["query_string"], schema.item_id_type)
+        score, expected, contributions = await running.fallback.explain(live, user_id, item_id)
+        request.state.source = "fallback"
+        return respond(
+            Explanation(
+                user_id=user_id,
+                item_id=item_id,
+                title=live.artifact.titles.get(item_id),
+                score=score,
+                expected=expected,
+                contributions=contributions,
                 source="fallback",
                 generation=pointer.generation,
                 model=pointer.model_id,

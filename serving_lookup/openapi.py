@@ -11,6 +11,8 @@ from serving_lookup.answers import (
     MESSAGE_PACK,
     Answer,
     BatchAnswer,
+    Contribution,
+    Explanation,
     GenerationList,
     Liveness,
     ModelList,
@@ -28,6 +30,8 @@ _DOCUMENTS: Final = (
     Answer,
     BatchAnswer,
     BatchRequest,
+    Contribution,
+    Explanation,
     GenerationList,
     Liveness,
     ModelList,
@@ -42,6 +46,14 @@ MODEL: Final = {
     "in": "path",
     "required": True,
     "description": "Name of the model.",
+    "schema": {"type": "string"},
+}
+
+ITEM: Final = {
+    "name": "item",
+    "in": "query",
+    "required": True,
+    "description": "Id of the item, as in the tables, percent-encoded as UTF-8 where it is text.",
     "schema": {"type": "string"},
 }
 

@@ -100,6 +100,20 @@ def read_json_id(value: object, kind: Literal["int64", "string"], entity: str) -
     return read_id(text, kind, entity)
 
 
+def read_item_parameter(query: bytes, kind: Literal["int64", "string"]) -> int | str:
+    """The item of a query string that must hold ``item`` and nothing else.
+
+    Raises:
+        Problem: If it does not.
+    """
+    name, _, value = query.partition(b"=")
+    if name != b"item" or b"&" in value:
+        raise bad_request(
+            "item", "The query must name one item", expected="?item=ID", got=query.decode("latin-1")
+        )
+    return read_id(unescape(value.replace(b"+", b" ")), kind, "item")
+
+
 def read_list_parameters(query: bytes, schema: FeatureSchema, max_k: int) -> ListParameters:
     """Parameters of a list from a query string: ``k``, ``exclude`` and ``fields``, lists separated by commas.
 

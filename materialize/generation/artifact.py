@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from features.schema import ITEM_ID
+from features.schema import ITEM, ITEM_ID
 from materialize.publish.lookup_artifact import MANIFEST, write_lookup_artifact
 from materialize.scoring import BoundCatalogue
 
@@ -51,7 +51,10 @@ def write_artifact(
     """
     if has_artifact(settings, generation.id):
         return
-    items = build.read_items(["item_id", "title", "events", *bundle.schema.groups])
+    features = [column.name for column in bundle.schema.of(ITEM)]
+    items = build.read_items(
+        list(dict.fromkeys([ITEM_ID, "title", "events", *bundle.schema.groups, *features]))
+    )
     write_lookup_artifact(
         artifact_folder(settings, generation.id),
         generation=generation.id,

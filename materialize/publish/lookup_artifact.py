@@ -5,7 +5,7 @@
     artifact.json    generation, model, model_id, feature_cutoff, k, exclude_seen, feature schema,
                      and the size and SHA-256 of every other file
     catalogue/       a bound catalogue, see materialize.scoring.BoundCatalogue
-    items.arrow      item_id, title, group columns: one row per item of the catalogue
+    items.arrow      item_id, title, group columns, item features: one row per item of the catalogue
     default.arrow    item_id, score, best first: the list for users nobody knows
 
 It is written aside and renamed into place, so a folder that exists is complete, and read by memory
@@ -71,7 +71,8 @@ class LookupArtifact:
         schema: Columns of the model, in booster order.
         exclude_seen: Whether items of the user's pair features are kept out of the list.
         catalogue: The scorer with its items.
-        items: ``item_id``, ``title`` (string), group columns (string); one row per item.
+        items: ``item_id``, ``title`` (string), group columns (string), and item features as they were built, for
+            explanations; one row per item.
         default: ``item_id``, ``score`` (float32), best first.
     """
 
@@ -147,7 +148,7 @@ def write_lookup_artifact(
         schema: Columns of the model, in booster order.
         exclude_seen: Whether items of the user's pair features are kept out of the list.
         catalogue: The scorer, bound to the candidate items.
-        items: ``item_id``, ``title`` (string; nulls: none), and group columns (string).
+        items: ``item_id``, ``title`` (string; nulls: none), group columns (string), and item features.
         default: ``item_id``, ``score``; best first.
 
     Returns:
@@ -204,8 +205,8 @@ def _check_tables(items: pa.Table, default: pa.Table, schema: FeatureSchema) -> 
             raise SchemaMismatchError(
                 f"{name} must hold every item once", got="an id that is null or there twice"
             )
-    texts = {name: pa.string() for name in items.column_names}
-    items = items.cast(pa.schema({**texts, ITEM_ID: id_type}))
+    kinds = {field.name: field.type for field in items.schema} | dict.fromkeys(wanted[ITEMS], pa.string())
+    items = items.cast(pa.schema({**kinds, ITEM_ID: id_type}))
     default = default.select([ITEM_ID, SCORE]).cast(pa.schema({ITEM_ID: id_type, SCORE: pa.float32()}))
     return items.combine_chunks(), default.combine_chunks()
 

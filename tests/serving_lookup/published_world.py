@@ -55,6 +55,7 @@ class Tables:
     """Features of all users and items; users 0 to PRECOMPUTED - 1 get precomputed lists."""
 
     id_type: IdType
+    user_count: int = USERS
 
     @cached_property
     def schema(self) -> FeatureSchema:
@@ -63,10 +64,10 @@ class Tables:
     @cached_property
     def user_ids(self) -> list[Any]:
         if self.id_type == "int64":
-            return [*range(1, USERS), -(1 << 63)]
+            return [*range(1, self.user_count), -(1 << 63)]
         return [
             *AWKWARD,
-            *(f"user {i}" for i in range(USERS - 2 * len(AWKWARD))),
+            *(f"user {i}" for i in range(self.user_count - 2 * len(AWKWARD))),
             *(f"{a}!" for a in AWKWARD),
         ]
 
@@ -79,9 +80,9 @@ class Tables:
     @cached_property
     def users(self) -> pa.Table:
         rng = np.random.default_rng(1)
-        age = rng.uniform(18, 80, USERS).astype("f4")
+        age = rng.uniform(18, 80, self.user_count).astype("f4")
         age[::9] = np.nan
-        segment = [("new", "loyal", "a stranger to the vocabulary")[i % 3] for i in range(USERS)]
+        segment = [("new", "loyal", "a stranger to the vocabulary")[i % 3] for i in range(self.user_count)]
         return pa.table(
             {"user_id": self.user_ids, "age": pa.array(age, from_pandas=True), "segment": segment}
         )
@@ -102,7 +103,7 @@ class Tables:
     @cached_property
     def affinities(self) -> pa.Table:
         rng = np.random.default_rng(3)
-        who, what = np.nonzero(rng.random((USERS, 8)) < 0.4)
+        who, what = np.nonzero(rng.random((self.user_count, 8)) < 0.4)
         users, categories = pa.array(self.user_ids), pa.array(CATEGORIES)
         visits = rng.integers(1, 9, len(who)).astype("f4")
         return pa.table(
@@ -116,7 +117,7 @@ class Tables:
     @cached_property
     def pairs(self) -> pa.Table:
         rng = np.random.default_rng(4)
-        who, what = np.nonzero(rng.random((USERS, ITEMS)) < 0.03)
+        who, what = np.nonzero(rng.random((self.user_count, ITEMS)) < 0.03)
         users, items = pa.array(self.user_ids), pa.array(self.item_ids)
         bought = rng.integers(1, 5, len(who)).astype("f4")
         return pa.table(
@@ -124,7 +125,13 @@ class Tables:
         )
 
     def catalogue(self, seed: int) -> BoundCatalogue:
-        """A model trained on noise that leans on every column, bound to the items."""
+        """A model bound to the items."""
+        return PairScorer.from_xgboost(self.booster(seed), self.schema).bind(
+            self.items.drop_columns(["title"])
+        )
+
+    def booster(self, seed: int) -> xgb.Booster:
+        """A model trained on noise that leans on every column."""
         rng = np.random.default_rng(seed)
         n = 4000
         inputs = np.column_stack(
@@ -146,8 +153,7 @@ class Tables:
             feature_types=[c.feature_type for c in self.schema.columns],
             enable_categorical=True,
         )
-        booster = xgb.train({"max_depth": 4, "objective": "binary:logistic", "seed": seed}, data, 20)
-        return PairScorer.from_xgboost(booster, self.schema).bind(self.items.drop_columns(["title"]))
+        return xgb.train({"max_depth": 4, "objective": "binary:logistic", "seed": seed}, data, 20)
 
 
 @dataclass
@@ -214,7 +220,7 @@ class World:
             schema=self.tables.schema,
             exclude_seen=self.exclude_seen,
             catalogue=catalogue,
-            items=self.tables.items.select(["item_id", "title", "category"]),
+            items=self.tables.items,
             default=pa.table({"item_id": ids[seed : seed + K], "score": np.linspace(2, 1, K).astype("f4")}),
         )
         self.fill(generation, slot)

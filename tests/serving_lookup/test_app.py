@@ -212,6 +212,7 @@ def test_description_names_every_route_and_needs_nothing_from_elsewhere(service:
         "/v1/models/{model}/recommendations:batch",
         "/v1/models/{model}/users/{user}/items/{item}/score",
         "/v1/models/{model}/score",
+        "/v1/models/{model}/users/{user}/explain",
         "/v1/generations",
         "/v1/models",
         "/health/live",
