@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -14,15 +12,18 @@ import pyarrow as pa
 from features.errors import SchemaMismatchError
 from materialize.scoring import catalogue_files
 from materialize.scoring.block_scorer import BlockScorer
+from materialize.scoring.block_threads import each_block
 from materialize.scoring.explanation import Explanation
 from materialize.scoring.forest import transform
 from materialize.scoring.kernels_selection import hide, select_top, select_top_one
 from materialize.scoring.kernels_simd import LANES
+from materialize.scoring.partial_evaluation import partially_evaluate
+from materialize.scoring.signatures import UserSigner
 from materialize.scoring.top_k import TopK
 from materialize.scoring.user_batch import BatchEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -37,14 +38,6 @@ if TYPE_CHECKING:
 
     Float32 = NDArray[np.float32]
     Output = Literal["margin", "transformed"]
-
-
-def default_threads() -> int:
-    """Threads to use where the caller does not say: ``NUMBA_NUM_THREADS``, or the cores of this process."""
-    asked = os.environ.get("NUMBA_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -128,7 +121,9 @@ class BoundCatalogue:
             SchemaMismatchError: If a table or array does not fit the model or the catalogue.
         """
         batch = self._encoder.tables(users, affinity, pairs, latent, exclude)
-        return self._top_k(batch, k, *self._eligible(eligible, segments, len(batch)), output, threads)
+        return self.top_k_encoded(
+            batch, k, eligible=eligible, segments=segments, output=output, threads=threads
+        )
 
     def top_k_one(
         self,
@@ -158,7 +153,7 @@ class BoundCatalogue:
             A list of one user, whose id is null.
         """
         batch = self._encoder.one(user_features, affinity, pairs, latent, exclude)
-        return self._top_k(batch, k, *self._eligible(eligible, None, 1), output, 1)
+        return self.top_k_encoded(batch, k, eligible=eligible, output=output, threads=1)
 
     def score(
         self,
@@ -175,11 +170,9 @@ class BoundCatalogue:
         scores = np.empty((len(batch), len(self)), np.float32)
 
         def keep(space: Workspace, first: int, last: int) -> None:
-            scores[first:last, self.order] = self._scorer.score(batch, first, last, space)[
-                :, : last - first
-            ].T
+            scores[first:last, self.order] = self.scorer.score(batch, first, last, space)[:, : last - first].T
 
-        self._each_block(len(batch), keep, threads)
+        each_block(self.scorer, len(batch), keep, threads)
         return transform(self.objective, scores) if output == "transformed" else scores
 
     def encode_users(
@@ -193,6 +186,18 @@ class BoundCatalogue:
     ) -> UserBatch:
         """Users in this catalogue's numbering, as delta runs compare them; arguments as in :meth:`top_k`."""
         return self._encoder.tables(users, affinity, pairs, latent, exclude)
+
+    def narrowed(self, rows: NDArray[np.int64]) -> BlockScorer:
+        """A scorer of some rows alone, ascending; users that were encoded for this catalogue fit it, entries apart."""
+        item_codes = np.ascontiguousarray(self.item_codes[rows])
+        group_codes = {column: codes[rows] for column, codes in self.group_codes.items()}
+        return replace(
+            self.scorer,
+            program=partially_evaluate(self.forest, self.layout, item_codes.T, group_codes),
+            item_codes=item_codes,
+            group_codes=group_codes,
+            item_latent=None if self.item_latent is None else np.ascontiguousarray(self.item_latent[rows]),
+        )
 
     def explain(
         self,
@@ -210,20 +215,23 @@ class BoundCatalogue:
         """
         batch = self._encoder.one(user_features, affinity, pairs, latent, None)
         row = self._encoder.row_of(item_id)
-        values = self._scorer.explain(batch, row)
+        values = self.scorer.explain(batch, row)
         parts = np.zeros(len(self.schema.columns), np.float32)
         parts[: len(values) - 1] = values[:-1]
         return Explanation(tuple(self.schema.names), parts, float(values[-1]))
 
-    def _top_k(
+    def top_k_encoded(
         self,
         batch: UserBatch,
         k: int,
-        allowed: NDArray[np.bool_],
-        segment: NDArray[np.int32],
-        output: Output,
-        threads: int | None,
+        *,
+        eligible: NDArray[np.bool_] | None = None,
+        segments: NDArray[np.integer] | None = None,
+        output: Output = "margin",
+        threads: int | None = None,
     ) -> TopK:
+        """:meth:`top_k` of users that :meth:`encode_users` has read."""
+        allowed, segment = self.allowed_rows(eligible, segments, len(batch))
         if k < 1:
             raise SchemaMismatchError("k is too small", expected="at least 1", got=str(k))
         most = min(k, len(self))
@@ -234,7 +242,7 @@ class BoundCatalogue:
         room = min(len(self), max(4 * most, 512)) + 1
 
         def select(space: Workspace, first: int, last: int) -> None:
-            block = self._scorer.score(batch, first, last, space)
+            block = self.scorer.score(batch, first, last, space)
             inside = np.zeros(block.shape[1], np.int32)
             inside[: last - first] = segment[first:last]
             hide(block, batch.excluded.start[first : last + 1], batch.excluded.key, allowed, inside)
@@ -248,18 +256,24 @@ class BoundCatalogue:
                 item[first:last], score[first:last], count[first:last],
             )  # fmt: skip
 
-        if most:
-            self._each_block(len(batch), select, threads)
+        if most and len(batch) == 1:
+            select(self.scorer.workspace(1), 0, 1)
+        elif most:
+            each_block(self.scorer, len(batch), select, threads)
         if most < k:
             item = np.pad(item, ((0, 0), (0, k - most)), constant_values=-1)
             score = np.pad(score, ((0, 0), (0, k - most)), constant_values=np.nan)
         scores = transform(self.objective, score) if output == "transformed" else score
         return TopK(batch.ids, item, self.item_ids, scores, count)
 
-    def _eligible(
+    def allowed_rows(
         self, eligible: NDArray[np.bool_] | None, segments: NDArray[np.integer] | None, users: int
     ) -> tuple[NDArray[np.bool_], NDArray[np.int32]]:
-        """bool[S, I], where S = 0 means that every item may be given; int32[U], each user's row of it."""
+        """Masks as kernels read them: bool[S, I] by row, where S = 0 means that every item may be given; int32[U].
+
+        Raises:
+            SchemaMismatchError: If they do not fit the catalogue, or ``users``, how many there are.
+        """
         if eligible is None:
             return np.empty((0, len(self)), np.bool_), np.zeros(users, np.int32)
         allowed = np.atleast_2d(np.asarray(eligible, np.bool_))
@@ -285,7 +299,13 @@ class BoundCatalogue:
         )
 
     @cached_property
-    def _scorer(self) -> BlockScorer:
+    def user_signer(self) -> UserSigner:
+        """Signs users that :meth:`encode_users` has read."""
+        return UserSigner(self)
+
+    @cached_property
+    def scorer(self) -> BlockScorer:
+        """What turns codes into margins."""
         return BlockScorer(
             base_margin=self.base_margin,
             codes=self.codes,
@@ -296,25 +316,3 @@ class BoundCatalogue:
             group_codes=self.group_codes,
             item_latent=self.item_latent,
         )
-
-    def _each_block(
-        self, users: int, work: Callable[[Workspace, int, int], None], threads: int | None
-    ) -> None:
-        """Call ``work(workspace, first, last)`` for blocks of users; kernels release the interpreter's lock."""
-        if users == 1:
-            work(self._scorer.workspace(1), 0, 1)
-            return
-        starts = iter(range(0, users, LANES))  # shared: each thread takes the next block
-
-        def run() -> None:
-            space = self._scorer.workspace()
-            for first in starts:
-                work(space, first, min(first + LANES, users))
-
-        threads = min(default_threads() if threads is None else max(1, threads), -(-users // LANES))
-        if threads <= 1:
-            run()
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            for done in [pool.submit(run) for _ in range(threads)]:
-                done.result()

@@ -1,251 +1,314 @@
 """Delta runs: lists equal to a full run's, by scoring only what can have changed.
 
-A *signature* is a hash of the codes of a user or an item, so it changes only when some test of the forest can
-decide otherwise. From one run to the next:
+From one run to the next:
 
 - a user whose signature changed, or who is new, is scored in full;
 - another user's old list is merged with the scores of the items that changed or are new; the list holds more
   than the K entries that are published (*reserve*), so items that drop out rarely force a full row;
 - nothing is scored of the rest. A changed model changes everything.
+
+How a caller uses it. A **full generation** leaves one file of items, written once, and one per block of users::
+
+    signed = SignedItems.of(catalogue)                              # once per process
+    signed.save(folder / "items.arrow")                             # once
+    snapshot = run_full(catalogue, signed, users, k, reserve, affinity=…, pairs=…, exclude=…)      # each block
+    snapshot.save(folder / f"block-{n}.arrow", label)
+    snapshot.published(catalogue.item_ids)                          # TopK: the rows to write
+
+A **delta generation** on it leaves the same files, and gives only what differs::
+
+    delta = DeltaScorer.of(catalogue, SignedItems.load(parent / "items.arrow"))                    # once per process
+    delta.now.save(folder / "items.arrow")                          # once
+    previous = Snapshot.load(parent / f"block-{n}.arrow", parent_label)
+    done = delta.run(previous, users, k, reserve, affinity=…, pairs=…, exclude=…)                  # each block
+    done.snapshot.save(folder / f"block-{n}.arrow", label)
+    done.changed                    # TopK: lists of users that are new or whose list differs, to be written
+    done.gone                       # ids of users that had a list and have none now, to be removed
+
+``catalogue`` is always the bound catalogue of the run at hand (current model, current candidate items). Blocks must
+hold the same ranges of users as the parent's: a delta generation takes over its number of blocks. A user that the
+snapshot has and ``users`` lacks is *gone*. Features, affinities, pairs and exclusions are given whole, as to a full
+run: what did not change is found out here. ``plan`` tells beforehand how much there is to do.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import mmh3
 import numpy as np
 import pyarrow as pa
 
+from features.errors import SchemaMismatchError
+from materialize.scoring.block_threads import each_block
 from materialize.scoring.encode_inputs import positions
-from materialize.scoring.kernels_delta import merge_lists, sign_columns, sign_entries
-from materialize.scoring.top_k import TopK
+from materialize.scoring.kernels_delta import differing, merge_lists, touched
+from materialize.scoring.kernels_selection import hide
+from materialize.scoring.signatures import SignedItems
+from materialize.scoring.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from materialize.scoring.block_scorer import BlockScorer, Workspace
     from materialize.scoring.bound_catalogue import BoundCatalogue
-    from materialize.scoring.pair_scorer import PairScorer
+    from materialize.scoring.top_k import TopK
     from materialize.scoring.user_batch import UserBatch
 
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What a run leaves for the next one.
-
-    Attributes:
-        model: Hash of the forest.
-        item_ids: Arrow array[I], in the catalogue's order.
-        item_signatures: uint64[I].
-        user_signatures: uint64[U], aligned with ``top.user_ids``.
-        top: Lists of up to K + reserve entries, all of them certain; the first K are the result. Margins.
-        complete: bool[U], lists that hold every item the user may be given.
-        k: Entries that are published.
-    """
-
-    model: str
-    item_ids: pa.Array
-    item_signatures: NDArray[np.uint64]
-    user_signatures: NDArray[np.uint64]
-    top: TopK
-    complete: NDArray[np.bool_]
-    k: int
-
-    @property
-    def published(self) -> TopK:
-        """The first K entries: what a full run would give."""
-        counts = np.minimum(self.top.counts, self.k).astype(np.int32)
-        index, scores = self.top.item_index[:, : self.k], self.top.scores[:, : self.k]
-        return TopK(self.top.user_ids, index, self.top.catalogue_ids, scores, counts)
+_MOST_CHANGED = 0.3
+"""With a larger share of changed items, scoring everybody in full is cheaper than scoring the items and merging."""
 
 
 @dataclass(frozen=True)
 class DeltaPlan:
-    """What a delta run did; positions of users and items in its own tables.
+    """What a delta run will do for U users; ascending positions, which together are all of them.
 
     Attributes:
-        full: int64, users that were scored against all items.
-        merged: int64, users whose old list was merged with the changed items.
-        changed_items: int64, items that changed or are new.
+        full: int64, to be scored against all items: they changed, or are new, or the model is another.
+        merged: int64, whose old list is merged with the scores of changed items, or loses items.
+        unchanged: int64, who keep their old list.
     """
 
     full: NDArray[np.int64]
     merged: NDArray[np.int64]
-    changed_items: NDArray[np.int64]
+    unchanged: NDArray[np.int64]
 
 
-def run_full(catalogue: BoundCatalogue, users: pa.Table, k: int, reserve: int, **inputs: Any) -> Snapshot:
-    """Score everybody; ``inputs`` as in :meth:`BoundCatalogue.top_k`, margins only."""
-    top = catalogue.top_k(users, k + reserve, **inputs)
-    signed = catalogue.encode_users(users, **_user_inputs(inputs))
+@dataclass(frozen=True)
+class DeltaRun:
+    """What a delta run gives for one block of users.
+
+    Attributes:
+        changed: Lists (the first k entries) of the users that are new, or whose list differs from the old one in an
+            item, a score or its length; empty lists are not in it.
+        gone: Arrow array, ids of users that had a list and are no longer there, or have an empty list now.
+        snapshot: Of all users, for the next run.
+        plan: What was done.
+        exhausted: int64, users of ``plan.merged`` that were scored in full after all, because fewer than k entries
+            were certain.
+    """
+
+    changed: TopK
+    gone: pa.Array
+    snapshot: Snapshot
+    plan: DeltaPlan
+    exhausted: NDArray[np.int64]
+
+
+def run_full(
+    catalogue: BoundCatalogue, signed: SignedItems, users: pa.Table, k: int, reserve: int, **inputs: Any
+) -> Snapshot:
+    """Score everybody, so that the next run can be a delta.
+
+    Args:
+        catalogue: The model and its items.
+        signed: They, signed with the same ``eligible``.
+        users: ``user_id`` and the user features.
+        k: Entries that are published.
+        reserve: Entries beyond them that are kept for the next run.
+        inputs: ``affinity``, ``pairs``, ``latent``, ``exclude``, ``eligible``, ``segments`` and ``threads`` as in
+            :meth:`BoundCatalogue.top_k`. Scores are margins.
+
+    Raises:
+        SchemaMismatchError: If a table or array does not fit.
+    """
+    batch, masks = _encode(catalogue, users, inputs)
+    top = catalogue.top_k_encoded(batch, k + reserve, **masks)
     return Snapshot(
-        model=_model(catalogue),
-        item_ids=catalogue.item_ids,
-        item_signatures=_sign_items(catalogue, inputs),
-        user_signatures=_sign_users(catalogue, signed, inputs),
-        top=top,
+        items=signed.digest,
+        user_ids=batch.ids,
+        signatures=catalogue.user_signer.sign(batch, inputs.get("segments")),
+        item_index=top.item_index,
+        scores=top.scores,
+        counts=top.counts,
         complete=top.counts < k + reserve,
         k=k,
     )
 
 
-def run_delta(
-    scorer: PairScorer,
-    catalogue: BoundCatalogue,
-    items: pa.Table,
-    previous: Snapshot,
-    users: pa.Table,
-    *,
-    item_latent: NDArray[np.float32] | None = None,
-    **inputs: Any,
-) -> tuple[Snapshot, DeltaPlan]:
-    """Lists equal to those of :func:`run_full` with the same arguments, and what was done for them.
+@dataclass(frozen=True)
+class DeltaScorer:
+    """A catalogue, and how its items differ from an earlier run's; made once, used for all blocks.
 
-    Args:
-        scorer: The model.
-        catalogue: It, bound to ``items`` (and ``item_latent``).
-        items: The items.
-        previous: The last run's snapshot.
-        users: The users, in any order.
-        item_latent: float32[I, d], if the catalogue has latent vectors.
-        inputs: As in :meth:`BoundCatalogue.top_k`; margins only.
+    Attributes:
+        catalogue: Of this run.
+        before, now: The items of the earlier run and of this one.
+        eligible: Of this run, or ``None``.
+        moved: int32[old items], position of the item with the same id; -1: gone.
+        place: int32[old items], likewise, and -1 for items that changed.
+        rows: int64[C], rows of the catalogue whose items changed or are new, ascending.
+        comparable: Whether old lists can be of any use; otherwise everybody is scored in full.
+        narrowed: Scores the changed items.
     """
-    batch = catalogue.encode_users(users, **_user_inputs(inputs))
-    item_signatures, user_signatures = _sign_items(catalogue, inputs), _sign_users(catalogue, batch, inputs)
-    length = previous.top.item_index.shape[1]
-    was = _find(batch.ids, previous.top.user_ids)
-    new_place = _find(previous.item_ids, catalogue.item_ids)
-    here = new_place >= 0
-    new_place[here] = np.where(
-        previous.item_signatures[here] == item_signatures[new_place[here]], new_place[here], -1
-    )
-    kept = new_place[new_place >= 0]
-    # Ties go by the order of the items: lists can be merged only if those that stayed kept theirs.
-    comparable = previous.model == _model(catalogue) and bool((np.diff(kept) > 0).all())
-    same = (was >= 0) & comparable
-    same[same] = previous.user_signatures[was[same]] == user_signatures[same]
-    changed = np.setdiff1d(np.arange(len(catalogue)), kept) if comparable else np.arange(len(catalogue))
 
-    index, scores = np.empty((len(batch), length), np.int32), np.empty((len(batch), length), np.float32)
-    counts = np.full(len(batch), -1, np.int32)
-    complete = np.zeros(len(batch), np.bool_)
-    merge = np.flatnonzero(same)
-    if len(merge):
-        column = _changed_scores(scorer, items, item_latent, changed, users, inputs)
-        old = previous.top
-        merge_lists(
-            merge, was[merge], old.item_index, old.scores, old.counts, previous.complete, new_place.astype(np.int32),
-            changed.astype(np.int32), column, previous.k, index, scores, counts, complete,
+    catalogue: BoundCatalogue
+    before: SignedItems
+    now: SignedItems
+    eligible: NDArray[np.bool_] | None
+    moved: NDArray[np.int32]
+    place: NDArray[np.int32]
+    rows: NDArray[np.int64]
+    comparable: bool
+    narrowed: BlockScorer
+
+    @classmethod
+    def of(
+        cls, catalogue: BoundCatalogue, before: SignedItems, eligible: NDArray[np.bool_] | None = None
+    ) -> DeltaScorer:
+        """Compare a catalogue with the items of an earlier run, and bind the changed ones.
+
+        Args:
+            catalogue: Of this run.
+            before: What the earlier run left.
+            eligible: As in :meth:`BoundCatalogue.top_k`; for all blocks.
+        """
+        now = SignedItems.of(catalogue, eligible)
+        moved = _find(before.ids, now.ids)
+        place = moved.copy()
+        here = moved >= 0
+        place[here] = np.where(before.signatures[here] == now.signatures[moved[here]], moved[here], -1)
+        kept = place[place >= 0]
+        changed = np.ones(len(catalogue), np.bool_)
+        changed[kept] = False
+        # Ties go by the order of the items: lists can be merged only if those that stayed kept theirs.
+        in_order = bool((np.diff(kept) > 0).all())
+        comparable = before.model == now.model and in_order and changed.mean() <= _MOST_CHANGED
+        rows = np.flatnonzero(changed[catalogue.order]) if comparable else np.empty(0, np.int64)
+        return cls(
+            catalogue=catalogue,
+            before=before,
+            now=now,
+            eligible=eligible,
+            moved=moved.astype(np.int32),
+            place=place.astype(np.int32),
+            rows=rows,
+            comparable=comparable,
+            narrowed=catalogue.narrowed(rows),
+        )
+
+    @property
+    def changed_items(self) -> pa.Array:
+        """Ids of the items that changed or are new; of none if old lists are of no use."""
+        return self.catalogue.item_ids.take(pa.array(np.sort(self.catalogue.order[self.rows])))
+
+    def plan(self, previous: Snapshot, users: pa.Table, **inputs: Any) -> DeltaPlan:
+        """What :meth:`run` would do; arguments as there."""
+        batch, _ = _encode(self.catalogue, users, inputs)
+        return self._plan(previous, batch, self.catalogue.user_signer.sign(batch, inputs.get("segments")))[0]
+
+    def run(self, previous: Snapshot, users: pa.Table, k: int, reserve: int, **inputs: Any) -> DeltaRun:
+        """Lists equal to those of :func:`run_full` with the same arguments.
+
+        Args:
+            previous: What the earlier run left of the same block of users.
+            users: The users there are now, in any order; results come in it.
+            k: Entries that are published.
+            reserve: Entries beyond them that are kept for the next run.
+            inputs: As in :func:`run_full`, but ``eligible``, which :meth:`of` has.
+
+        Raises:
+            SchemaMismatchError: If a table or array does not fit, or the snapshot is of another run than the items.
+        """
+        if previous.items != self.before.digest:
+            raise SchemaMismatchError(
+                "the snapshot is of another run than the items it is to be compared with",
+                expected=f"items {self.before.digest[:12]}…",
+                got=f"{previous.items[:12]}…",
+                fix="take both from one generation",
+            )
+        batch, masks = _encode(self.catalogue, users, {**inputs, "eligible": self.eligible})
+        signatures = self.catalogue.user_signer.sign(batch, inputs.get("segments"))
+        plan, was = self._plan(previous, batch, signatures)
+        length = k + reserve
+        index, scores = np.empty((len(batch), length), np.int32), np.empty((len(batch), length), np.float32)
+        counts, complete = np.full(len(batch), -1, np.int32), np.zeros(len(batch), np.bool_)
+        mergeable = was.copy()
+        mergeable[plan.full] = -1
+        self._merge(previous, batch, mergeable, masks, k, (index, scores, counts, complete))
+        full = np.flatnonzero(counts < 0)
+        if len(full):
+            top = self.catalogue.top_k_encoded(batch.take(full), length, **_of_users(masks, full))
+            index[full], scores[full], counts[full] = top.item_index, top.scores, top.counts
+            complete[full] = top.counts < length
+        snapshot = Snapshot(self.now.digest, batch.ids, signatures, index, scores, counts, complete, k)
+        differs = np.empty(len(batch), np.bool_)
+        differing(
+            was, previous.item_index, previous.scores, previous.counts, previous.k, self.moved, index, scores, counts, k,
+            differs,
         )  # fmt: skip
-    full = np.flatnonzero(counts < 0)
-    if len(full):
-        top = catalogue.top_k(users.take(pa.array(full)), length, **_of_users(inputs, full))
-        index[full], scores[full], counts[full] = top.item_index, top.scores, top.counts
-        complete[full] = top.counts < length
-    snapshot = Snapshot(
-        model=_model(catalogue),
-        item_ids=catalogue.item_ids,
-        item_signatures=item_signatures,
-        user_signatures=user_signatures,
-        top=TopK(batch.ids, index, catalogue.item_ids, scores, counts),
-        complete=complete,
-        k=previous.k,
-    )
-    return snapshot, DeltaPlan(full, np.setdiff1d(merge, full), changed)
+        changed = snapshot.published(self.catalogue.item_ids, np.flatnonzero(differs & (counts > 0)))
+        had_list = previous.user_ids.filter(pa.array(previous.counts > 0))
+        have_list = batch.ids.filter(pa.array(counts > 0))
+        return DeltaRun(
+            changed=changed,
+            gone=had_list.filter(pa.array(_find(had_list, have_list) < 0)),
+            snapshot=snapshot,
+            plan=plan,
+            exhausted=np.setdiff1d(full, plan.full, assume_unique=True),
+        )
+
+    def _plan(
+        self, previous: Snapshot, batch: UserBatch, signatures: NDArray[np.uint64]
+    ) -> tuple[DeltaPlan, NDArray[np.int64]]:
+        """The plan, and int64[U]: where each user is in the snapshot, or -1."""
+        was = _find(batch.ids, previous.user_ids)
+        same = (was >= 0) & self.comparable
+        same[same] = previous.signatures[was[same]] == signatures[same]
+        merged = same.copy()
+        if not len(self.rows):
+            loses = np.empty(len(previous), np.bool_)
+            touched(previous.item_index, previous.counts, self.place, loses)
+            merged[same] = loses[was[same]]
+        return DeltaPlan(*(np.flatnonzero(rows) for rows in (~same, merged, same & ~merged))), was
+
+    def _merge(
+        self,
+        previous: Snapshot,
+        batch: UserBatch,
+        was: NDArray[np.int64],
+        masks: dict[str, Any],
+        k: int,
+        out: tuple[NDArray[Any], ...],
+    ) -> None:
+        """Write the lists of the users that were somewhere, from their old ones."""
+        if not (was >= 0).any():
+            return
+        changed = self.catalogue.order[self.rows]
+        few = batch.narrowed(self.rows, len(self.catalogue))
+        allowed, segment = self.catalogue.allowed_rows(self.eligible, masks.get("segments"), len(batch))
+        allowed = np.ascontiguousarray(allowed[:, self.rows])
+
+        def work(space: Workspace, first: int, last: int) -> None:
+            block = self.narrowed.score(few, first, last, space) if len(changed) else space.score
+            inside = np.zeros(block.shape[1], np.int32)
+            inside[: last - first] = segment[first:last]
+            hide(block, few.excluded.start[first : last + 1], few.excluded.key, allowed, inside)
+            merge_lists(
+                np.arange(first, last), was[first:last], previous.item_index, previous.scores, previous.counts,
+                previous.complete, self.place, changed, block, k, *out,
+            )  # fmt: skip
+
+        each_block(self.narrowed, len(batch), work, masks.get("threads"))
+
+
+def _encode(
+    catalogue: BoundCatalogue, users: pa.Table, inputs: dict[str, Any]
+) -> tuple[UserBatch, dict[str, Any]]:
+    """Encoded users, and the arguments of :meth:`BoundCatalogue.top_k_encoded`."""
+    masks: dict[str, Any] = {
+        name: inputs[name] for name in ("eligible", "segments", "threads") if name in inputs
+    }
+    tables = {name: value for name, value in inputs.items() if name not in masks}
+    return catalogue.encode_users(users, **tables), masks
+
+
+def _of_users(masks: dict[str, Any], users: NDArray[np.int64]) -> dict[str, Any]:
+    segments = masks.get("segments")
+    return {**masks, "segments": None if segments is None else np.asarray(segments)[users]}
 
 
 def _find(ids: pa.Array, known: pa.Array) -> NDArray[np.int64]:
-    return positions(ids, known) if ids.type == known.type else np.full(len(ids), -1, np.int64)
-
-
-def _changed_scores(
-    scorer: PairScorer,
-    items: pa.Table,
-    latent: NDArray[np.float32] | None,
-    changed: NDArray[np.int64],
-    users: pa.Table,
-    inputs: dict[str, Any],
-) -> NDArray[np.float32]:
-    """Scores of the changed items, float32[U, C]; -inf where a user must not get one."""
-    if not len(changed):
-        return np.empty((users.num_rows, 0), np.float32)
-    some = scorer.bind(items.take(pa.array(changed)), None if latent is None else latent[changed])
-    options = _user_inputs(inputs)
-    exclude = options.pop("exclude", None)
-    column = some.score(users, threads=inputs.get("threads"), **options)
-    if exclude is not None:
-        user, item = (
-            _find(exclude["user_id"], users["user_id"].combine_chunks()),
-            _find(exclude["item_id"], some.item_ids),
-        )
-        real = (user >= 0) & (item >= 0)
-        column[user[real], item[real]] = -np.inf
-    if inputs.get("eligible") is not None:
-        allowed = np.atleast_2d(inputs["eligible"])[:, changed]
-        segments = inputs.get("segments")
-        column[~allowed[np.zeros(len(column), np.int64) if segments is None else segments]] = -np.inf
-    return column
-
-
-def _user_inputs(inputs: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: inputs[name]
-        for name in ("affinity", "pairs", "latent", "exclude")
-        if inputs.get(name) is not None
-    }
-
-
-def _of_users(inputs: dict[str, Any], users: NDArray[np.int64]) -> dict[str, Any]:
-    """Inputs of some users; tables are left as they are, since rows of others are ignored."""
-    aligned = {name: inputs[name][users] for name in ("latent", "segments") if inputs.get(name) is not None}
-    return {**inputs, **aligned}
-
-
-def _hashes(values: pa.Array) -> NDArray[np.uint64]:
-    """A stable hash of each id or group, and 0 for one more key: no group."""
-    texts = [str(value) for value in values.to_pylist()]
-    return np.array([mmh3.hash64(text, signed=False)[0] for text in texts] + [0], np.uint64)
-
-
-def _sign_items(catalogue: BoundCatalogue, inputs: dict[str, Any]) -> NDArray[np.uint64]:
-    signature = np.zeros(len(catalogue), np.uint64)
-    sign_columns(np.ascontiguousarray(catalogue.item_codes.T), signature)
-    for column, values in catalogue.groups.items():
-        sign_columns(_hashes(values)[catalogue.group_codes[column]].view(np.int64)[None], signature)
-    if catalogue.item_latent is not None:
-        sign_columns(np.ascontiguousarray(catalogue.item_latent.view(np.int32).T), signature)
-    out = np.empty_like(signature)
-    out[catalogue.order] = signature
-    if inputs.get("eligible") is not None:
-        sign_columns(np.atleast_2d(inputs["eligible"]).astype(np.int32), out)
-    return out
-
-
-def _sign_users(catalogue: BoundCatalogue, batch: UserBatch, inputs: dict[str, Any]) -> NDArray[np.uint64]:
-    signature = np.zeros(len(batch), np.uint64)
-    sign_columns(batch.codes, signature)
-    missing = catalogue.codes.missing
-    for salt, (column, entries) in enumerate(batch.affinity.items()):
-        rows = list(catalogue.layout.affinity[column])
-        known = _hashes(catalogue.groups[column])
-        sign_entries(salt + 2, entries.start, entries.key, known, entries.codes, missing[rows], signature)
-    by_row = _hashes(catalogue.item_ids)[np.append(catalogue.order, len(catalogue))]
-    for salt, entries in enumerate((batch.pairs, batch.excluded)):
-        rows = list(catalogue.layout.pair) if salt == 0 else []
-        sign_entries(salt, entries.start, entries.key, by_row, entries.codes, missing[rows], signature)
-    if batch.latent is not None:
-        sign_columns(np.ascontiguousarray(batch.latent.view(np.int32).T), signature)
-    if inputs.get("segments") is not None:
-        sign_columns(np.asarray(inputs["segments"]).astype(np.int32)[None], signature)
-    return signature
-
-
-def _model(catalogue: BoundCatalogue) -> str:
-    digest = hashlib.sha256(
-        f"{catalogue.objective} {catalogue.base_margin!r} {catalogue.schema.hash}".encode()
-    )
-    for array in (*catalogue.forest.arrays.values(), *catalogue.codes.arrays.values()):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    """Position of each id among the known ones; -1: it is not one of them, or all are of another type."""
+    if ids.type != known.type:
+        return np.full(len(ids), -1, np.int64)
+    return np.arange(len(ids)) if ids.equals(known) else positions(ids, known)

@@ -34,6 +34,20 @@ class Entries:
     key: NDArray[np.int32]
     codes: NDArray[np.int16]
 
+    def take(self, users: NDArray[np.int64]) -> Entries:
+        """Those of some users, int64[n], in that order."""
+        begin, sizes = self.start[users], self.start[users + 1] - self.start[users]
+        start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        chosen = np.repeat(begin - start[:-1], sizes) + np.arange(start[-1])
+        return Entries(start, self.key[chosen], self.codes[chosen])
+
+    def renumbered(self, number: NDArray[np.int32]) -> Entries:
+        """Those whose key has a new number; ``number`` int32[keys], -1 for keys that go."""
+        key = number[self.key]
+        kept = key >= 0
+        start = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)[self.start]
+        return Entries(start, key[kept], self.codes[kept])
+
 
 def column_of(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
     """A column of a caller's table.

@@ -32,6 +32,8 @@ def sign_columns(values, signature):  # type: ignore[no-untyped-def]
 def sign_entries(salt, start, key, key_hash, codes, missing, signature):  # type: ignore[no-untyped-def]
     """Mix each user's entries into ``signature``, whatever their order; entries that say *missing* do not count.
 
+    Of two entries with one key the last counts, as in the scores.
+
     Args:
         salt: Tells kinds of entries apart.
         start: int64[U + 1]; ``key`` int32 and ``codes`` int16[n, rows]: the entries.
@@ -39,9 +41,13 @@ def sign_entries(salt, start, key, key_hash, codes, missing, signature):  # type
         missing: int16[rows], codes of an entry that is not there.
         signature: uint64[U], changed.
     """
+    seen = np.full(len(key_hash), -1, np.int64)
     for u in range(len(start) - 1):
         total = np.uint64(salt)
-        for e in range(start[u], start[u + 1]):
+        for e in range(start[u + 1] - 1, start[u] - 1, -1):
+            if seen[key[e]] == u:
+                continue
+            seen[key[e]] = u
             h, says = _mix(np.uint64(salt), key_hash[key[e]]), codes.shape[1] == 0
             for c in range(codes.shape[1]):
                 h = _mix(h, np.uint64(np.int64(codes[e, c])))
@@ -52,51 +58,50 @@ def sign_entries(salt, start, key, key_hash, codes, missing, signature):  # type
 
 
 @njit(cache=True, nogil=True)
+def touched(item, count, place, out):  # type: ignore[no-untyped-def]
+    """``out`` bool[V]: whether a list holds an item without a place; ``item`` int32[V, L], ``place`` int32."""
+    for v in range(len(count)):
+        out[v] = False
+        for n in range(count[v]):
+            out[v] |= place[item[v, n]] < 0
+
+
+@njit(cache=True, nogil=True)
 def merge_lists(  # type: ignore[no-untyped-def]
-    users,
-    was,
-    old_item,
-    old_score,
-    old_count,
-    old_complete,
-    place,
-    changed,
-    changed_score,
-    k,
-    item,
-    score,
-    count,
-    complete,
-):
+    users, was, old_item, old_score, old_count, old_complete, place, changed, changed_score, k,
+    item, score, count, complete,
+):  # fmt: skip
     """New lists of users that did not change, from their old ones and the scores of the items that did.
 
     An old list holds the best of the unchanged items, down to its last entry; whatever else did not change comes
     after that. So the new list is certain down to the first changed item that does not beat it.
 
     Args:
-        users: int64[n], users to merge; ``was`` int64[n], their places among the old lists.
+        users: int64[n], users of a block; ``was`` int64[n], their places among the old lists, -1: leave them.
         old_item: int32[V, L], ``old_score`` float32[V, L], ``old_count`` int32[V]: the old lists.
         old_complete: bool[V], whether an old list holds all items that there were.
         place: int32[old items], new position of an old item; -1: gone or changed.
         changed: int32[C], new positions of changed and new items.
-        changed_score: float32[U, C]; -inf: must not be given.
+        changed_score: float32[C, LANES], a lane for each user; -inf: must not be given.
         k: Entries that are needed.
-        item: int32[U, L] written, with ``score`` float32[U, L] and ``count`` int32[U]; a count of -1 says that
+        item: int32[U, M] written, with ``score`` float32[U, M] and ``count`` int32[U]; a count of -1 says that
             too little is certain, and the user must be scored in full.
         complete: bool[U], written.
     """
     length = item.shape[1]
     fresh = np.empty(len(changed), np.uint64)
     origin = np.empty(len(changed), np.int64)
-    for index in range(len(users)):
-        u, v = users[index], was[index]
+    for lane in range(len(users)):
+        u, v = users[lane], was[lane]
+        if v < 0:
+            continue
         n = old_count[v]
         bounded = not old_complete[v]
         complete[u] = old_complete[v]
         bound = old_score[v, n - 1] if n > 0 else np.float32(np.inf)
         f = 0
         for c in range(len(changed)):
-            s = changed_score[u, c]
+            s = changed_score[c, lane]
             if s > -np.inf and (not bounded or s >= bound):
                 key, at = entry_key(s, changed[c]), f
                 while at > 0 and fresh[at - 1] < key:
@@ -113,10 +118,13 @@ def merge_lists(  # type: ignore[no-untyped-def]
             if b == f or (a < n and entry_key(old_score[v, a], place[old_item[v, a]]) > fresh[b]):
                 item[u, out], score[u, out] = place[old_item[v, a]], old_score[v, a]
                 a += 1
-            elif bounded and changed_score[u, origin[b]] == bound:
+            elif bounded and changed_score[origin[b], lane] == bound:
                 break  # it ties with items that were never in the list, and may come after them
             else:
-                item[u, out], score[u, out] = changed[origin[b]], changed_score[u, origin[b]] + np.float32(0)
+                item[u, out], score[u, out] = (
+                    changed[origin[b]],
+                    changed_score[origin[b], lane] + np.float32(0),
+                )
                 b += 1
             out += 1
         while a < n and place[old_item[v, a]] < 0:
@@ -125,3 +133,23 @@ def merge_lists(  # type: ignore[no-untyped-def]
             complete[u] = False  # something did not fit
         item[u, out:], score[u, out:] = -1, np.nan
         count[u] = out if out >= k or complete[u] else -1
+
+
+@njit(cache=True, nogil=True)
+def differing(was, old_item, old_score, old_count, old_k, moved, item, score, count, k, out):  # type: ignore[no-untyped-def]
+    """Which published lists differ from the old ones of the same users.
+
+    Args:
+        was: int64[U], place among the old lists; -1: none.
+        old_item: int32[V, L], ``old_score`` float32[V, L], ``old_count`` int32[V], ``old_k``: the old lists.
+        moved: int32[old items], new position of the item with the same id; -1: gone.
+        item: int32[U, M], ``score`` float32[U, M], ``count`` int32[U], ``k``: the new lists.
+        out: bool[U], written.
+    """
+    for u in range(len(was)):
+        v, n = was[u], min(count[u], k)
+        out[u] = v < 0 or min(old_count[v], old_k) != n
+        if out[u]:
+            continue
+        for e in range(n):
+            out[u] |= moved[old_item[v, e]] != item[u, e] or old_score[v, e] != score[u, e]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,6 +58,23 @@ class UserBatch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, users: NDArray[np.int64]) -> UserBatch:
+        """Some of the users, int64[n], in that order."""
+        return UserBatch(
+            self.ids.take(pa.array(users)),
+            np.ascontiguousarray(self.codes[:, users]),
+            {column: entries.take(users) for column, entries in self.affinity.items()},
+            self.pairs.take(users),
+            self.excluded.take(users),
+            None if self.latent is None else self.latent[users],
+        )
+
+    def narrowed(self, rows: NDArray[np.int64], items: int) -> UserBatch:
+        """The users as :meth:`BoundCatalogue.narrowed` numbers the items; ``items`` is how many there were."""
+        number = np.full(items, -1, np.int32)
+        number[rows] = np.arange(len(rows), dtype=np.int32)
+        return replace(self, pairs=self.pairs.renumbered(number), excluded=self.excluded.renumbered(number))
 
 
 @dataclass(frozen=True)
