@@ -61,6 +61,20 @@ class Lookup:
             raise unavailable("no-generation", f"No generation can be served: {self._activation.trouble}")
         return live
 
+    def plain_live(self) -> LiveGeneration | None:
+        """The generation whose rows answer as they are; ``None`` while requests need the whole way of :meth:`recommend`."""
+        live = self._activation.live
+        return None if live is None or self._is_stale(live) else live
+
+    def stored(self, live: LiveGeneration, row: list[bytes | None], asked: ListParameters) -> Answer | None:
+        """The answer that a row of :meth:`LiveGeneration.read_predictions` holds; ``None`` if it is another generation's.
+
+        Raises:
+            StoreError: If the row cannot be read.
+        """
+        origin = live.origins.get(row[2] or b"")
+        return None if origin is None else self._from_row(live, origin, row, asked)
+
     async def recommend(self, live: LiveGeneration, user_id: int | str, asked: ListParameters) -> Answer:
         """The list of one user; all of it comes from one generation."""
         if self._when_stale != "serve" and self._is_stale(live):
@@ -70,8 +84,8 @@ class Lookup:
         for _ in range(_ATTEMPTS):
             try:
                 row = accepted(await self._store.send(live.read_predictions(live.key(user_id))))
-                if (origin := live.origins.get(row[2] or b"")) is not None:
-                    return self._from_row(live, origin, row, asked)
+                if (answer := self.stored(live, row, asked)) is not None:
+                    return answer
             except StoreError:
                 self._metrics.event("store_error")
                 return self.default(live, asked, "store_unavailable")
@@ -102,8 +116,8 @@ class Lookup:
         for user_id, reading in zip(user_ids, readings, strict=True):
             try:
                 row = accepted(await reading) if reading is not None else None
-                if row is not None and (origin := live.origins.get(row[2] or b"")) is not None:
-                    answers.append(self._from_row(live, origin, row, asked))
+                if row is not None and (answer := self.stored(live, row, asked)) is not None:
+                    answers.append(answer)
                     continue
             except StoreError:
                 row = None
