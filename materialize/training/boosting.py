@@ -1,17 +1,20 @@
 """Boosts a forest on a Dask cluster: rows to workers, rounds with progress, early stopping, always the same bytes.
 
 One part of the rows goes to each worker, in the order of the workers' names, and stays there: the same
-rows on a cluster of the same shape give the same booster.
+rows on a cluster of the same shape give the same booster, also when boosting goes on from a checkpoint:
+nothing in it is drawn, and trees are added to the margins in their order.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import dask.array as da
 import numpy as np
@@ -22,6 +25,7 @@ from xgboost import dask as dask_xgboost
 
 from features.errors import RetryableError
 from materialize.cluster import device
+from materialize.training.checkpoint import Checkpoint, Unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +35,6 @@ if TYPE_CHECKING:
 
     from features.schema import FeatureSchema
     from materialize.settings import TrainingSettings
-
-TOPIC = "prescore-boosting"
 
 POLL_SECONDS = 0.2
 
@@ -112,6 +114,7 @@ def boost(
     rounds: int,
     validation: TrainingRows | None = None,
     on_round: Callable[[int, float], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Boosted:
     """Train a booster on the cluster.
 
@@ -122,10 +125,13 @@ def boost(
         settings: Objective, depth, learning rate, early stopping, seed.
         rounds: Most rounds.
         validation: Stop when the metric on these rows has not improved for ``early_stopping_rounds``.
-        on_round: Called with the round's number (from 0) and the metric.
+        on_round: Called with the round's number (from 0) and the metric; rounds of an earlier attempt included.
+        checkpoint: Where an earlier attempt may have left its state, and this one keeps its own; removing it
+            when the model is safe is the caller's.
 
     Raises:
         RetryableError: If the cluster fails or loses a worker.
+        StorageError: If the checkpoint cannot be written.
     """
     ranking = settings.objective.startswith("rank:")
     parameters = {
@@ -140,6 +146,18 @@ def boost(
         "verbosity": 0,
     }
     workers = _workers(client)
+    topic = (
+        f"prescore-boosting-{uuid4().hex}"  # what a boosting that was given up still says is not for this one
+    )
+    patience = settings.early_stopping_rounds if validation is not None else None
+    stopping = Stopping(patience, rising=ranking)
+    found = checkpoint.load() if checkpoint is not None else None
+    start, begun = (found.curve, _booster(found.model)) if found is not None else ([], None)
+    for number, metric in enumerate(start):
+        if on_round is not None:
+            on_round(number, metric)
+    if begun is not None and (len(start) >= rounds or stopping.ends(start)):
+        return stopping.boosted(begun, start)
 
     def train() -> Any:
         matrix = _distribute(client, rows, schema, ranking=ranking)
@@ -152,15 +170,23 @@ def boost(
             client,
             parameters,
             matrix,
-            num_boost_round=rounds,
+            num_boost_round=rounds - len(start),
+            xgb_model=begun,
             evals=evals,
-            early_stopping_rounds=settings.early_stopping_rounds if validation is not None else None,
-            callbacks=[_Watch()],
+            callbacks=[
+                _Watch(topic, stopping, list(start), checkpoint.every_seconds if checkpoint else None)
+            ],
             verbose_eval=False,
         )
 
+    def report(number: int, metric: float, state: Unfinished | None) -> None:
+        if state is not None and checkpoint is not None:
+            checkpoint.save(state)
+        if on_round is not None:
+            on_round(number, metric)
+
     try:
-        result = _watched(client, workers, train, on_round)
+        result = _watched(client, workers, topic, train, report)
     except (RuntimeError, OSError, FutureCancelledError, KilledWorker, xgboost.core.XGBoostError) as error:
         raise RetryableError(
             "training failed on the cluster",
@@ -168,9 +194,40 @@ def boost(
             fix="run it again; if workers run out of memory, raise [cluster] memory_per_worker or lower [training] max_rows",
         ) from error
     booster: xgboost.Booster = result["booster"]
-    curve = [float(v) for v in next(iter(next(iter(result["history"].values())).values()))]
-    best = booster.best_iteration + 1 if validation is not None else booster.num_boosted_rounds()
-    return Boosted(booster, best, curve)
+    curve = [*start, *(float(v) for v in next(iter(next(iter(result["history"].values())).values())))]
+    return stopping.boosted(booster, curve)
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When boosting ends before its last round; a pure function of the curve, so that it survives a restart.
+
+    Attributes:
+        patience: Rounds without a better metric; ``None``: never.
+        rising: Whether more is better.
+    """
+
+    patience: int | None
+    rising: bool
+
+    def best(self, curve: list[float]) -> int:
+        """The first round, from 0, with the best metric."""
+        return curve.index(max(curve) if self.rising else min(curve))
+
+    def ends(self, curve: list[float]) -> bool:
+        """Whether the round that gave the last value of the curve is the last one."""
+        return self.patience is not None and len(curve) - 1 - self.best(curve) >= self.patience
+
+    def boosted(self, booster: xgboost.Booster, curve: list[float]) -> Boosted:
+        """What boosting gave; the booster says which of its rounds was the best, as XGBoost's own early stopping does."""
+        if self.patience is None:
+            return Boosted(booster, booster.num_boosted_rounds(), curve)
+        booster.set_attr(best_iteration=str(self.best(curve)))
+        return Boosted(booster, self.best(curve) + 1, curve)
+
+
+def _booster(model: bytes) -> xgboost.Booster:
+    return xgboost.Booster(model_file=bytearray(model))
 
 
 def model_bytes(booster: xgboost.Booster) -> bytes:
@@ -193,29 +250,46 @@ def cluster_shape(client: Client) -> dict[str, Any]:
     return {"workers": len(_workers(client)), "device": device(client)}
 
 
+@dataclass(eq=False)
 class _Watch(xgboost.callback.TrainingCallback):
-    """Tells the client each round's metric; only one worker does."""
+    """Ends boosting, alike on every worker; one of them tells the client each round's metric, and now and then its state."""
+
+    topic: str
+    stopping: Stopping
+    curve: list[float]
+    every_seconds: float | None
+    saved: float = field(default_factory=time.monotonic)
+
+    def before_training(self, model: Any) -> Any:
+        """Called by XGBoost on every worker, whose clocks differ."""
+        self.saved = time.monotonic()
+        return model
 
     def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-        """Called by XGBoost on every worker."""
-        del model
-        if xgboost.collective.get_rank() == 0 and evals_log:
-            metric = next(iter(next(iter(evals_log.values())).values()))
-            get_worker().log_event(TOPIC, (epoch, float(metric[-1])))
-        return False
+        """Called by XGBoost on every worker; true ends boosting."""
+        del epoch
+        self.curve.append(float(next(iter(next(iter(evals_log.values())).values()))[-1]))
+        if xgboost.collective.get_rank() == 0:
+            state = None
+            if self.every_seconds is not None and time.monotonic() - self.saved >= self.every_seconds:
+                state = (bytes(model.save_raw("ubj")), self.curve)
+                self.saved = time.monotonic()
+            get_worker().log_event(self.topic, (len(self.curve) - 1, self.curve[-1], state))
+        return self.stopping.ends(self.curve)
 
 
 def _watched(
     client: Client,
     workers: list[str],
+    topic: str,
     train: Callable[[], Any],
-    on_round: Callable[[int, float], None] | None,
+    report: Callable[[int, float, Unfinished | None], None],
 ) -> Any:
     """Call ``train`` in another thread; report its rounds in this one, and fail as soon as a worker is gone.
 
     XGBoost would wait for ever: the others for their peer, Dask for a worker with the address of the lost one.
     """
-    rounds: SimpleQueue[tuple[int, float]] = SimpleQueue()
+    rounds: SimpleQueue[tuple[int, float, tuple[bytes, list[float]] | None]] = SimpleQueue()
     outcome: list[Any] = []
 
     def run() -> None:
@@ -224,21 +298,20 @@ def _watched(
         except BaseException as error:  # noqa: BLE001  # raised again below, in the caller's thread
             outcome.append(error)
 
-    client.subscribe_topic(TOPIC, lambda event: rounds.put(event[1]))
+    client.subscribe_topic(topic, lambda event: rounds.put(event[1]))
     # A daemon: it must not keep the process alive when the caller has given up.
     thread = Thread(target=run, name="boosting", daemon=True)
     thread.start()
     try:
         while thread.is_alive() or not rounds.empty():
             with suppress(Empty):
-                found = rounds.get(timeout=POLL_SECONDS)
-                if on_round is not None:
-                    on_round(*found)
+                number, metric, state = rounds.get(timeout=POLL_SECONDS)
+                report(number, metric, None if state is None else Unfinished(state[0], list(state[1])))
             lost = set(workers) - set(client.scheduler_info(n_workers=-1)["workers"])
             if lost and thread.is_alive():
                 raise RuntimeError(f"{len(lost)} of {len(workers)} workers were lost")
     finally:
-        client.unsubscribe_topic(TOPIC)
+        client.unsubscribe_topic(topic)
     (result,) = outcome
     if isinstance(result, BaseException):
         raise result

@@ -6,7 +6,7 @@ import hashlib
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from materialize.training.boosting import (
     gain_by_feature,
     model_bytes,
 )
+from materialize.training.checkpoint import Checkpoint
 from materialize.training.evaluate import (
     EvaluationTask,
     against_best,
@@ -107,8 +108,11 @@ def train_model(
     newest, rows = len(parts[-1]), TrainingRows.joined(parts)
     del parts
     _check_labels(rows, plan)
+    checkpoints = [
+        Checkpoint.of(settings.models_path, _inputs(settings, lineage), p) for p in ("find", "final")
+    ]
     with stage(progress, "train on the cluster", total=2 * settings.training.trees) as running:
-        first, final = _boost(settings, client, rows, newest, schema, running.advance)
+        first, final = _boost(settings, client, rows, newest, schema, checkpoints, running.advance)
         running.rows = len(rows)
     with stage(progress, "evaluate beside baselines") as running:
         methods = {
@@ -138,7 +142,7 @@ def train_model(
             "gain": gain_by_feature(final.booster),
         },
     }
-    return ModelBundle.save(
+    bundle = ModelBundle.save(
         settings.models_path,
         name=settings.model,
         model=model_bytes(final.booster),
@@ -147,6 +151,9 @@ def train_model(
         exclude_seen=exclude_seen,
         lineage=lineage,
     )
+    for checkpoint in checkpoints:
+        checkpoint.remove()
+    return bundle
 
 
 def _lineage(
@@ -171,6 +178,11 @@ def _lineage(
             "code": _code_hash(),
         },
     )
+
+
+def _inputs(settings: Settings, lineage: Lineage) -> dict[str, Any]:
+    """All that decides the booster's bytes: by it a checkpoint of an interrupted training is found."""
+    return {"name": settings.model, "libraries": lineage.libraries, **lineage.stable()}
 
 
 def _code_hash() -> str:
@@ -236,6 +248,7 @@ def _boost(
     rows: TrainingRows,
     newest: int,
     schema: FeatureSchema,
+    checkpoints: list[Checkpoint],
     advance: Callable[[], None],
 ) -> tuple[Boosted, Boosted]:
     """Find the number of rounds on the newest window, the last ``newest`` rows; then train on all rows with it."""
@@ -247,13 +260,17 @@ def _boost(
     usable = min(len(np.unique(older.labels)), len(np.unique(held_out.labels))) == 2
     trees = settings.training.trees
 
-    def each(_round: int, _metric: float) -> None:
+    def each(number: int, metric: float) -> None:
         advance()
+        log.info("round", number=number, metric=metric)
 
+    own, (find, keep) = settings.training, checkpoints
     if not usable:
-        final = boost(client, rows, schema, settings.training, rounds=trees, on_round=each)
+        final = boost(client, rows, schema, own, rounds=trees, on_round=each, checkpoint=keep)
         return final, final
-    first = boost(client, older, schema, settings.training, rounds=trees, validation=held_out, on_round=each)
-    final = boost(client, rows, schema, settings.training, rounds=first.rounds, on_round=each)
+    first = boost(
+        client, older, schema, own, rounds=trees, validation=held_out, on_round=each, checkpoint=find
+    )
+    final = boost(client, rows, schema, own, rounds=first.rounds, on_round=each, checkpoint=keep)
     log.info("trained", rounds=first.rounds, rows=len(rows))
     return first, final
