@@ -1,4 +1,4 @@
-"""DAG ``prescore_rollback``: put an earlier generation back, once a person has approved it."""
+"""DAGs that a person starts: ``prescore_rollback``, once approved, and ``prescore_erase_user``."""
 
 from __future__ import annotations
 
@@ -57,4 +57,29 @@ def prescore_rollback() -> None:
     live >> approve >> change
 
 
+USER = Param(
+    "",
+    type="string",
+    minLength=1,
+    title="User",
+    description="Id of the user to erase. Airflow keeps it with the run: delete the run when it has succeeded.",
+)
+
+
+@dag(
+    dag_id="prescore_erase_user",
+    schedule=None,
+    catchup=False,
+    is_paused_upon_creation=False,
+    max_active_runs=1,
+    default_args=RETRIES,
+    params={"user": USER},
+    tags=["prescore"],
+)
+def prescore_erase_user() -> None:
+    """Remove a user everywhere; a task that was cut short goes on when it is retried."""
+    PrescoreOperator(task_id="erase", arguments=["erase-user", "{{ params.user }}"], result="erasure")
+
+
 prescore_rollback()
+prescore_erase_user()

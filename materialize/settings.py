@@ -111,6 +111,18 @@ class CatalogueSettings(Section):
     )
 
 
+class SqlCopySettings(Section):
+    """``[sql_copy]``: a copy of the live generation in a PostgreSQL database of yours."""
+
+    url: SecretStr = Field(
+        SecretStr(""),
+        description="postgresql://user:password@host/database: each publication copies what it published; empty: no copy.",
+    )
+    into: str = Field(
+        "prescore", min_length=1, max_length=63, description="Schema of the view 'recommendations'."
+    )
+
+
 class ClusterSettings(Section):
     """``[cluster]``: where Dask runs."""
 
@@ -192,6 +204,7 @@ class Settings(BaseSettings):
     gates: GateSettings = GateSettings()
     store: StoreSettings = StoreSettings()
     catalogue: CatalogueSettings = CatalogueSettings()
+    sql_copy: SqlCopySettings = SqlCopySettings()
     cluster: ClusterSettings = ClusterSettings()
     retention: RetentionSettings = RetentionSettings()
     lookup: LookupSettings = LookupSettings()
@@ -301,7 +314,7 @@ def _explain(error: ValidationError, path: Path) -> str:
         else:
             meaning = describe(problem["loc"])
             # A url may hold a password, also where somebody wrote it in the place of its section.
-            secret = "url" in problem["loc"] or problem["loc"] in {("store",), ("catalogue",)}
+            secret = "url" in problem["loc"] or problem["loc"] in {("store",), ("catalogue",), ("sql_copy",)}
             got = "" if secret else f", not {problem['input']!r}"
             if problem["type"] == "model_type":
                 lines.append(f"{key}: should be a section, [{key}] with its settings below{got}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from features.errors import NotFoundError, RetryableError
+from features.errors import NotFoundError, RetryableError, SettingsError
 from materialize.cutoffs import parse_cutoff
 from materialize.examples import ExampleUsers, pick_examples
 from materialize.progress import stage
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from features.feature_build import FeatureBuild
     from features.sources import SourceReport
     from materialize.generation.catalogue import Catalogue
+    from materialize.generation.erase import Proof
     from materialize.generation.records import Generation
     from materialize.generation.stored_features import StoredFeatures
     from materialize.model_bundle import ModelBundle
@@ -99,10 +100,14 @@ def resolve_cutoff(settings: Settings, text: str) -> dt.datetime:
 def build_features(settings: Settings, cutoff: dt.datetime, progress: Progress) -> FeatureBuild:
     """Feature tables as of a cut-off; a build of the same inputs is reused."""
     from features.build import build_features as build
+    from features.feature_build import FeatureBuild
+    from materialize.generation.erase import leave_out_erased
 
     with stage(progress, f"features as of {cutoff:%Y-%m-%d %H:%M}") as running:
         built = build(settings, cutoff, settings.features_path)
         running.rows = sum(entry.rows for entry in built.manifest.files.values())
+    if leave_out_erased(settings, progress):
+        built = FeatureBuild.load(built.path)
     return built
 
 
@@ -179,10 +184,15 @@ def score(
     progress: Progress,
     overrides: Mapping[str, str] | None = None,
 ) -> Generation:
-    """Score every user against every item, publish, check the gates, flip."""
+    """Score every user against every item, publish, check the gates, flip; and copy it where ``[sql_copy]`` says so."""
+    from materialize.generation.erase import finish_interrupted_erasures
     from materialize.generation.run import publish_generation
 
-    return publish_generation(settings, build, bundle, client, progress, overrides=overrides)
+    finish_interrupted_erasures(settings, progress)
+    generation = publish_generation(settings, build, bundle, client, progress, overrides=overrides)
+    if settings.sql_copy.url.get_secret_value():
+        sql_copy(settings, progress)
+    return generation
 
 
 def open_catalogue(settings: Settings) -> Catalogue:
@@ -245,6 +255,48 @@ def rollback(settings: Settings, progress: Progress) -> Generation:
     from materialize.generation import flip
 
     return flip.rollback(settings, open_catalogue(settings), progress)
+
+
+def sql_copy(settings: Settings, progress: Progress, generation_id: str = "live") -> tuple[Generation, int]:
+    """Copy a generation into the PostgreSQL database of ``[sql_copy]``; it and the rows that had to be copied.
+
+    Raises:
+        SettingsError: If no database is set.
+        NotFoundError: If there is no such generation.
+        StorageError: If the database refuses; its view shows what it showed before.
+    """
+    from materialize.publish.postgres_copy import copy_generation
+    from materialize.publish.scored_tables import ScoredTables
+
+    url = settings.sql_copy.url.get_secret_value()
+    if not url:
+        raise SettingsError(
+            "there is no database to copy into",
+            expected="[sql_copy] url, best given as PRESCORE_SQL_COPY__URL",
+        )
+    found = find_generation(open_catalogue(settings), settings.model, generation_id)
+    with stage(progress, "copy into PostgreSQL", found.rows) as running:
+
+        def report(rows: int) -> None:
+            running.advance(rows - running.rows, rows=rows - running.rows)
+
+        copied = copy_generation(ScoredTables.of(settings), found.id, url, settings.sql_copy.into, report)
+    return found, copied
+
+
+def erase_user(settings: Settings, user_id: str, progress: Progress) -> Proof:
+    """Erase a user everywhere, and prove it."""
+    from materialize.generation import erase
+
+    return erase.erase_user(settings, user_id, progress)
+
+
+def readmit_user(settings: Settings, user_id: str) -> bool:
+    """Forget that a user was erased; whether one was."""
+    from materialize.generation.erase import parse_user
+    from materialize.generation.erasure_log import ErasureLog
+
+    return bool(ErasureLog.of(settings).readmit(str(parse_user(settings, user_id))))
 
 
 def query(settings: Settings, sql: str, generation_id: str) -> pa.Table:

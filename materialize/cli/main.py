@@ -18,6 +18,7 @@ from features.errors import PrescoreError
 from materialize.cli import (
     bench,
     demo,
+    erase_user,
     features,
     generations,
     init,
@@ -27,6 +28,7 @@ from materialize.cli import (
     score,
     serve,
     sql,
+    sql_copy,
     status,
     train,
 )
@@ -57,6 +59,11 @@ app.command("score", rich_help_panel=STAGES)(score.score)
 app.add_typer(generations.app, name="generations", rich_help_panel=USE)
 app.command("lookup", rich_help_panel=USE)(lookup.lookup)
 app.command("sql", rich_help_panel=USE)(sql.sql)
+app.command("sql-copy", rich_help_panel=USE)(sql_copy.sql_copy)
+# An id may begin with a dash, like an option.
+app.command("erase-user", rich_help_panel=USE, context_settings={"ignore_unknown_options": True})(
+    erase_user.erase_user
+)
 app.command("serve", rich_help_panel=USE)(serve.serve)
 app.command("stop", rich_help_panel=USE)(serve.stop)
 app.command("status", rich_help_panel=USE)(status.status)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -18,7 +19,7 @@ from psycopg import sql
 from features.errors import NotFoundError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from materialize.publish.scored_tables import ScoredTables
 
@@ -53,15 +54,75 @@ def copy_generation(
         raise NotFoundError(f"generation {generation} has no rows in the scored tables")
     # An id may be longer than PostgreSQL's names.
     name = _TABLES + hashlib.sha256(generation.encode()).hexdigest()[:16]
+    with _connected(url) as connection:
+        return _copy(connection, tables, generation, schema, name, progress)
+
+
+def delete_user(url: str, user_id: int | str, schema: str = "prescore") -> int:
+    """Delete a user's rows from the copy, and vacuum its table so that they are gone from the disk; the rows deleted.
+
+    Raises:
+        StorageError: If the database refuses.
+    """
+    deleted = 0
+    with _connected(url, autocommit=True) as connection:
+        for table in _copies(connection, schema):
+            theirs = sql.SQL("DELETE FROM {} WHERE user_id::text = %s").format(table)
+            count = connection.execute(theirs, [str(user_id)]).rowcount
+            if count:
+                connection.execute(sql.SQL("VACUUM {}").format(table))
+            deleted += count
+    return deleted
+
+
+def count_user(url: str, user_id: int | str, schema: str = "prescore") -> tuple[int, int]:
+    """Rows of the copy, and how many are of a user.
+
+    Raises:
+        StorageError: If the database refuses.
+    """
+    rows = found = 0
+    with _connected(url) as connection:
+        for table in _copies(connection, schema):
+            counts = sql.SQL("SELECT count(*), count(*) FILTER (WHERE user_id::text = %s) FROM {}")
+            row = connection.execute(counts.format(table), [str(user_id)]).fetchone() or (0, 0)
+            rows, found = rows + row[0], found + row[1]
+    return rows, found
+
+
+def user_ids(url: str, schema: str = "prescore") -> pa.Array:
+    """Ids of all users in the copy.
+
+    Raises:
+        StorageError: If the database refuses.
+    """
+    with _connected(url) as connection:
+        found: dict[int | str, None] = {}
+        for table in _copies(connection, schema):
+            rows = connection.execute(sql.SQL("SELECT DISTINCT user_id FROM {}").format(table))
+            found |= dict.fromkeys(row[0] for row in rows)
+    return pa.array(list(found))
+
+
+@contextmanager
+def _connected(url: str, *, autocommit: bool = False) -> Iterator[psycopg.Connection[Any]]:
     try:
-        with psycopg.connect(url.replace("+psycopg", ""), autocommit=False) as connection:
-            return _copy(connection, tables, generation, schema, name, progress)
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=autocommit) as connection:
+            yield connection
     except psycopg.Error as error:
         raise StorageError(
-            "the generation cannot be copied into PostgreSQL",
+            "the copy in PostgreSQL cannot be used",
             got=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
             fix="check the database's address, rights and disk; the copy of before is still there",
         ) from error
+
+
+def _copies(connection: psycopg.Connection[Any], schema: str) -> list[sql.Identifier]:
+    found = connection.execute(
+        "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename LIKE %s",
+        [schema, _TABLES.replace("_", r"\_") + "%"],
+    )
+    return [sql.Identifier(schema, name) for (name,) in found.fetchall()]
 
 
 def _copy(
@@ -92,11 +153,9 @@ def _copy(
     # A view's columns cannot change their type in place, should the ids have.
     connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(view))
     connection.execute(sql.SQL("CREATE VIEW {} AS SELECT * FROM {}").format(view, table))
-    for (old,) in connection.execute(
-        "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename LIKE %s AND tablename <> %s",
-        [schema, _TABLES.replace("_", r"\_") + "%", name],
-    ).fetchall():
-        connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(schema, old)))
+    for old in _copies(connection, schema):
+        if old != table:
+            connection.execute(sql.SQL("DROP TABLE {}").format(old))
     return copied
 
 

@@ -182,6 +182,10 @@ class RedisLoader:
         keys = entity_keys({entity: ids}, self._project)
         return sum(value == wanted for value in self.read_field(keys, field_hash(view, "generation")))
 
+    def all_ids(self, entity: str = USER_ID) -> Iterator[pa.Array]:
+        """Ids of all entities with any row, page by page: int64 or string arrays, possibly with repeats."""
+        return self._routes.scan_ids(self._project, entity)
+
     def stored_ids(self, view: str, entity: str = USER_ID) -> pa.Array:
         """Ids of all users with a row in a view, int64 or string, in no order. Scans the whole store."""
         found: list[int | str] = []

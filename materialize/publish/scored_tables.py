@@ -244,8 +244,16 @@ class ScoredTables:
             self.table(RECOMMENDATIONS).delete(EqualTo(term="generation", value=generation))
         self.collect_orphans(0)
 
-    def erase_user(self, user_id: int | str) -> int:
-        """Rewrite every file that holds a user, of all generations, without the user; the rows removed."""
+    def erase_user(self, user_id: int | str, building: Collection[str] = ()) -> int:
+        """Remove a user from the rows of every generation and of ``users``, and the files and history that held them.
+
+        Args:
+            user_id: Of the tables' type of id.
+            building: Generations whose files are written but not committed; they stay.
+
+        Returns:
+            Rows removed.
+        """
         removed = 0
         for name in (RECOMMENDATIONS, "users"):
             if name not in self.names():
@@ -255,7 +263,7 @@ class ScoredTables:
             if found:
                 table.delete(theirs)
             removed += found
-        self.collect_orphans(0)
+        self.collect_orphans(0, building)
         return removed
 
     def collect_orphans(self, older_than_seconds: float = 3600, building: Collection[str] = ()) -> list[Path]:

@@ -49,6 +49,7 @@ def test_parses_fast_and_without_errors(drive: Callable[..., Any]) -> None:
         "prescore_train": ["train"],
         "prescore_materialize": ["score"],
         "prescore_rollback": ["approve", "change", "live"],
+        "prescore_erase_user": ["erase"],
     }
     for name, dag in dags.items():
         assert dag["catchup"] is False, name

@@ -111,6 +111,6 @@ def test_what_cannot_be_copied(tables: ScoredTables, postgres: str) -> None:
     with pytest.raises(NotFoundError, match="no rows"):
         copy_generation(tables, "nope", postgres)
     publish(tables, "g1", [1])
-    with pytest.raises(StorageError, match="cannot be copied") as caught:
+    with pytest.raises(StorageError, match="cannot be used") as caught:
         copy_generation(tables, "g1", "postgresql+psycopg://u:secret@127.0.0.1:1/x")
     assert "secret" not in str(caught.value)
