@@ -69,29 +69,22 @@ class BlockScorer:
         """
         self._fill_lanes(batch, first, last, space.lanes)
         self._fill_start(batch, first, last, space.score)
-        pairs = batch.pairs.start[first : last + 1]
-        lane = np.repeat(np.arange(last - first), np.diff(pairs))
-        item = batch.pairs.key[pairs[0] : pairs[-1]]
-        starts = space.score[item, lane]
+        begin, end = batch.pairs.start[first], batch.pairs.start[last]
+        if end > begin:
+            item = batch.pairs.key[begin:end]
+            lane = np.repeat(np.arange(last - first), np.diff(batch.pairs.start[first : last + 1]))
+            starts = space.score[item, lane]
         if space.score.shape[1] == 1:
             add_forest_one(
                 *self._program, space.lanes.reshape(-1), space.table.reshape(-1), space.score.reshape(-1)
             )
         else:
             add_forest(*self._program, space.lanes, space.table, space.score)
-        if len(item):
-            entries = batch.pairs.codes[pairs[0] : pairs[-1]]
+        if end > begin:
             rescore_pairs(
-                *self._walk,
-                space.lanes,
-                *self._sections,
-                self.item_codes,
-                lane,
-                item,
-                entries,
-                starts,
-                space.score,
-            )
+                *self._walk, space.lanes, *self._sections, self.item_codes, lane, item, batch.pairs.codes[begin:end],
+                starts, space.score,
+            )  # fmt: skip
         return space.score
 
     def explain(self, batch: UserBatch, row: int) -> NDArray[np.float64]:

@@ -48,6 +48,8 @@ from materialize.scoring.signatures import SignedItems
 from materialize.scoring.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from materialize.scoring.block_scorer import BlockScorer, Workspace
@@ -222,20 +224,25 @@ class DeltaScorer:
         length = k + reserve
         index, scores = np.empty((len(batch), length), np.int32), np.empty((len(batch), length), np.float32)
         counts, complete = np.full(len(batch), -1, np.int32), np.zeros(len(batch), np.bool_)
-        mergeable = was.copy()
-        mergeable[plan.full] = -1
-        self._merge(previous, batch, mergeable, masks, k, (index, scores, counts, complete))
+        snapshot = Snapshot(self.now.digest, batch.ids, signatures, index, scores, counts, complete, k)
+        differs = np.empty(len(batch), np.bool_)
+
+        def compare(users: NDArray[np.int64]) -> None:
+            differing(
+                users, was[users], previous.item_index, previous.scores, previous.counts, previous.k, self.moved, index,
+                scores, counts, k, differs,
+            )  # fmt: skip
+
+        old = was.copy()
+        old[plan.full] = -1
+        if len(plan.full) < len(batch):
+            self._merge(previous, batch, old, masks, snapshot, compare)
         full = np.flatnonzero(counts < 0)
         if len(full):
             top = self.catalogue.top_k_encoded(batch.take(full), length, **_of_users(masks, full))
             index[full], scores[full], counts[full] = top.item_index, top.scores, top.counts
             complete[full] = top.counts < length
-        snapshot = Snapshot(self.now.digest, batch.ids, signatures, index, scores, counts, complete, k)
-        differs = np.empty(len(batch), np.bool_)
-        differing(
-            was, previous.item_index, previous.scores, previous.counts, previous.k, self.moved, index, scores, counts, k,
-            differs,
-        )  # fmt: skip
+            compare(full)
         changed = snapshot.published(self.catalogue.item_ids, np.flatnonzero(differs & (counts > 0)))
         had_list = previous.user_ids.filter(pa.array(previous.counts > 0))
         have_list = batch.ids.filter(pa.array(counts > 0))
@@ -267,26 +274,26 @@ class DeltaScorer:
         batch: UserBatch,
         was: NDArray[np.int64],
         masks: dict[str, Any],
-        k: int,
-        out: tuple[NDArray[Any], ...],
+        out: Snapshot,
+        compare: Callable[[NDArray[np.int64]], None],
     ) -> None:
-        """Write the lists of the users that were somewhere, from their old ones."""
-        if not (was >= 0).any():
-            return
+        """Write the lists of the users that were somewhere, from their old ones, and compare them."""
         changed = self.catalogue.order[self.rows]
         few = batch.narrowed(self.rows, len(self.catalogue))
         allowed, segment = self.catalogue.allowed_rows(self.eligible, masks.get("segments"), len(batch))
         allowed = np.ascontiguousarray(allowed[:, self.rows])
 
         def work(space: Workspace, first: int, last: int) -> None:
+            users = np.arange(first, last)
             block = self.narrowed.score(few, first, last, space) if len(changed) else space.score
             inside = np.zeros(block.shape[1], np.int32)
             inside[: last - first] = segment[first:last]
             hide(block, few.excluded.start[first : last + 1], few.excluded.key, allowed, inside)
             merge_lists(
-                np.arange(first, last), was[first:last], previous.item_index, previous.scores, previous.counts,
-                previous.complete, self.place, changed, block, k, *out,
+                users, was[first:last], previous.item_index, previous.scores, previous.counts, previous.complete,
+                self.place, changed, block, out.k, out.item_index, out.scores, out.counts, out.complete,
             )  # fmt: skip
+            compare(users[out.counts[first:last] >= 0])
 
         each_block(self.narrowed, len(batch), work, masks.get("threads"))
 

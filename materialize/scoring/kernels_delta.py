@@ -67,6 +67,27 @@ def touched(item, count, place, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def differing(users, was, old_item, old_score, old_count, old_k, moved, item, score, count, k, out):  # type: ignore[no-untyped-def]
+    """Which published lists differ from the old ones of the same users.
+
+    Args:
+        users: int64[n], whose; ``was`` int64[n], their places among the old lists, -1: none.
+        old_item: int32[V, L], ``old_score`` float32[V, L], ``old_count`` int32[V], ``old_k``: the old lists.
+        moved: int32[old items], new position of the item with the same id; -1: gone.
+        item: int32[U, M], ``score`` float32[U, M], ``count`` int32[U], ``k``: the new lists.
+        out: bool[U], written at the users.
+    """
+    for index in range(len(users)):
+        u, v = users[index], was[index]
+        n = min(count[u], k)
+        out[u] = v < 0 or min(old_count[v], old_k) != n
+        e = 0
+        while not out[u] and e < n:
+            out[u] = moved[old_item[v, e]] != item[u, e] or old_score[v, e] != score[u, e]
+            e += 1
+
+
+@njit(cache=True, nogil=True)
 def merge_lists(  # type: ignore[no-untyped-def]
     users, was, old_item, old_score, old_count, old_complete, place, changed, changed_score, k,
     item, score, count, complete,
@@ -109,47 +130,23 @@ def merge_lists(  # type: ignore[no-untyped-def]
                     at -= 1
                 fresh[at], origin[at] = key, c
                 f += 1
-        out, a, b = 0, 0, 0
-        while out < length:
-            while a < n and place[old_item[v, a]] < 0:
+        out, a = 0, 0
+        for b in range(f + 1):
+            # Old entries before the next changed item, or all that are left.
+            s = changed_score[origin[b], lane] if b < f else np.float32(-np.inf)
+            p = changed[origin[b]] if b < f else 0
+            while a < n and out < length:
+                q = place[old_item[v, a]]
+                if b < f and q >= 0 and (old_score[v, a] < s or (old_score[v, a] == s and q > p)):
+                    break
+                item[u, out], score[u, out] = q, old_score[v, a]
+                out += q >= 0
                 a += 1
-            if a == n and b == f:
-                break
-            if b == f or (a < n and entry_key(old_score[v, a], place[old_item[v, a]]) > fresh[b]):
-                item[u, out], score[u, out] = place[old_item[v, a]], old_score[v, a]
-                a += 1
-            elif bounded and changed_score[origin[b], lane] == bound:
-                break  # it ties with items that were never in the list, and may come after them
-            else:
-                item[u, out], score[u, out] = (
-                    changed[origin[b]],
-                    changed_score[origin[b], lane] + np.float32(0),
-                )
-                b += 1
+            if b == f or out == length or (bounded and s == bound):
+                break  # in the last case it ties with items that were never in the list, and may come after them
+            item[u, out], score[u, out] = p, s + np.float32(0)
             out += 1
-        while a < n and place[old_item[v, a]] < 0:
-            a += 1
-        if a < n or b < f:
-            complete[u] = False  # something did not fit
+        if complete[u]:
+            complete[u] = out == f + np.sum(place[old_item[v, :n]] >= 0)  # everything fitted in
         item[u, out:], score[u, out:] = -1, np.nan
         count[u] = out if out >= k or complete[u] else -1
-
-
-@njit(cache=True, nogil=True)
-def differing(was, old_item, old_score, old_count, old_k, moved, item, score, count, k, out):  # type: ignore[no-untyped-def]
-    """Which published lists differ from the old ones of the same users.
-
-    Args:
-        was: int64[U], place among the old lists; -1: none.
-        old_item: int32[V, L], ``old_score`` float32[V, L], ``old_count`` int32[V], ``old_k``: the old lists.
-        moved: int32[old items], new position of the item with the same id; -1: gone.
-        item: int32[U, M], ``score`` float32[U, M], ``count`` int32[U], ``k``: the new lists.
-        out: bool[U], written.
-    """
-    for u in range(len(was)):
-        v, n = was[u], min(count[u], k)
-        out[u] = v < 0 or min(old_count[v], old_k) != n
-        if out[u]:
-            continue
-        for e in range(n):
-            out[u] |= moved[old_item[v, e]] != item[u, e] or old_score[v, e] != score[u, e]

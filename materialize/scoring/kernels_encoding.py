@@ -12,6 +12,8 @@ njit: Any = _njit  # its annotations know neither intrinsics nor star arguments
 
 MISSING_RIGHT, MISSING_LEFT = 32766, -1
 """Codes of missing values, above and below every threshold."""
+_CHUNK = 64
+"""Values that are looked up side by side."""
 
 
 @njit(cache=True, nogil=True)
@@ -25,28 +27,37 @@ def encode_rows(values, rows, column, missing, categorical, bound_start, bound, 
         missing: This and the next three are the arrays of a :class:`RankCodes`.
         out: int16[r, n], written.
     """
+    x, at = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.uint32)
     for r in range(len(rows)):
         row = rows[r]
-        first, last = bound_start[row], bound_start[row + 1]
-        for i in range(values.shape[1] if column[r] >= 0 else out.shape[1]):
-            if column[r] < 0 or np.isnan(values[column[r], i]):
-                out[r, i] = missing[row]
-                continue
-            x = values[column[r], i]
+        first, bounds = np.uint32(bound_start[row]), bound_start[row + 1] - bound_start[row]
+        if column[r] < 0:
+            out[r, :] = missing[row]
+            continue
+        for begin in range(0, values.shape[1], _CHUNK):
+            some = min(_CHUNK, values.shape[1] - begin)
+            x[:some] = values[column[r], begin : begin + some]
             if categorical[row]:
                 # XGBoost: a code loses its fraction; negative and huge codes are in no set.
-                if x >= 16777216 or x < 0:
-                    out[r, i] = 0
-                    continue
-                x = np.float32(np.int64(x))
-            low, high = first, last
-            while low < high:  # how many bounds are <= x
-                middle = (low + high) >> 1
-                if bound[middle] <= x:
-                    low = middle + 1
+                for i in range(some):
+                    if not np.isnan(x[i]):
+                        x[i] = np.float32(np.int64(x[i])) if 0 <= x[i] < 16777216 else np.float32(-1)
+            # How many bounds are <= x, by bisection: a step for all values of a chunk, then the next, without a branch.
+            at[:some], size = first, bounds
+            while size > 1:
+                half = size >> 1
+                before = np.uint32(half - 1)
+                for i in range(some):
+                    at[i] += np.uint32(half) * np.uint32(bound[np.uint32(at[i] + before)] <= x[i])
+                size -= half
+            for i in range(some):
+                reached = np.uint32(bounds > 0 and bound[at[i]] <= x[i]) + at[i] - first
+                if np.isnan(x[i]):
+                    out[r, begin + i] = missing[row]
+                elif categorical[row]:
+                    out[r, begin + i] = reached > 0 and bound[first + reached - np.uint32(1)] == x[i]
                 else:
-                    high = middle
-            out[r, i] = low - first if not categorical[row] else (low > first and bound[low - 1] == x)
+                    out[r, begin + i] = reached
 
 
 @njit(cache=True, nogil=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def partially_evaluate(
             tile = np.arange(first, min(first + TILE_ITEMS, items) if tiled else items, dtype=np.int32)
             for root in roots:
                 rows = _TreeRows(forest, root)
-                program.add(tile, rows, _residual(tests, rows, root, tile))
+                program.add(tile, rows.used(_residual(tests, rows, root, tile)))
             program.end_pass()
     return program.arrays()
 
@@ -180,6 +181,20 @@ class _TreeRows:
             self.count = -1 - count  # as far as there was room; what is interned stays
             self._grow(2 * self.nodes.shape[1])
 
+    def used(self, roots: list[Ids]) -> _UsedRows:
+        """The rows without leaves that no item reaches."""
+        leaves, nodes = len(self.leaf_value), self.nodes[:, : self.count]
+        reached = np.zeros(leaves + self.count, np.bool_)
+        reached[leaves:] = True
+        for ids in (nodes[2:], *roots):
+            reached[ids[ids != ABSENT]] = True
+        number = np.append(np.cumsum(reached) - 1, ABSENT).astype(np.int32)  # -1, absent, is the last one
+        return _UsedRows(
+            self.leaf_value[reached[:leaves]],
+            np.concatenate([nodes[:2], number[nodes[2:]]]),
+            [number[ids] for ids in roots],
+        )
+
 
 def _leaves(forest: CodedForest, root: int) -> NDArray[np.float32]:
     level, values = np.array([root]), []
@@ -190,11 +205,20 @@ def _leaves(forest: CodedForest, root: int) -> NDArray[np.float32]:
     return np.unique(np.concatenate(values))
 
 
+@dataclass(frozen=True)
+class _UsedRows:
+    """A tree's rows for a tile of items: leaves first, then ``nodes`` int32[4, n], and roots for each item."""
+
+    leaf_value: NDArray[np.float32]
+    nodes: NDArray[np.int32]
+    roots: list[Ids]
+
+
 class _Program:
     """Collects trees into passes, and renumbers their rows: leaves of all trees first."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[_TreeRows, list[Ids]]] = []
+        self._waiting: list[_UsedRows] = []
         self._tile = np.empty(0, np.int32)
         self._rows = 0
         self._leaves: list[NDArray[np.float32]] = []
@@ -204,12 +228,12 @@ class _Program:
         self._roots: list[Ids] = []
         self._entries = 0
 
-    def add(self, tile: Ids, rows: _TreeRows, roots: list[Ids]) -> None:
+    def add(self, tile: Ids, rows: _UsedRows) -> None:
         """Add a tree's residuals for a tile of items; the pass that is open is of the same tile."""
-        size = len(rows.leaf_value) + rows.count
+        size = len(rows.leaf_value) + rows.nodes.shape[1]
         if self._rows + size > PASS_ROWS:
             self.end_pass()
-        self._waiting.append((rows, roots))
+        self._waiting.append(rows)
         self._tile = tile
         self._rows += size
 
@@ -217,23 +241,21 @@ class _Program:
         """Close the pass that is open, if one is."""
         if not self._waiting:
             return
-        leaf, node = 0, sum(len(rows.leaf_value) for rows, _ in self._waiting)
+        leaf, node = 0, sum(len(rows.leaf_value) for rows in self._waiting)
         columns, nodes = [], []
-        for rows, roots in self._waiting:
+        for rows in self._waiting:
             place = partial(_renumber, leaves=len(rows.leaf_value), leaf=leaf, node=node)
-            columns += [np.where(ids == ABSENT, ABSENT, place(ids)) for ids in roots]
-            mine = rows.nodes[:, : rows.count].copy()
-            mine[2:] = place(mine[2:])
-            nodes.append(mine)
+            columns += [np.where(ids == ABSENT, ABSENT, place(ids)) for ids in rows.roots]
+            nodes.append(np.concatenate([rows.nodes[:2], place(rows.nodes[2:])]))
             leaf += len(rows.leaf_value)
-            node += rows.count
+            node += rows.nodes.shape[1]
         table = np.stack(columns, axis=1)
         present = table != ABSENT
         self._starts.append(self._entries + np.concatenate([[0], np.cumsum(present.sum(axis=1))]))
         self._roots.append(table[present].astype(np.int32))
         self._entries += len(self._roots[-1])
         self._tiles.append((int(self._tile[0]), int(self._tile[-1]) + 1) if len(self._tile) else (0, 0))
-        self._leaves.append(np.concatenate([rows.leaf_value for rows, _ in self._waiting]))
+        self._leaves.append(np.concatenate([rows.leaf_value for rows in self._waiting]))
         self._nodes.append(np.concatenate(nodes, axis=1))
         self._waiting, self._rows = [], 0
 
