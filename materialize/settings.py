@@ -174,6 +174,22 @@ class LookupSettings(Section):
         None,
         description="Serve without keys; unset: only on an address of this machine alone, such as 127.0.0.1.",
     )
+    api_keys_file: str = Field(
+        "",
+        description="File with one such SHA-256 per line, followed within a second when it changes: keys come and go "
+        "without a restart.",
+    )
+    tls_certificate: str = Field(
+        "", description="PEM file with the certificate chain; set it to be asked by https."
+    )
+    tls_key: str = Field("", description="PEM file with its private key.")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of its own for /metrics and /health, without keys; unset: /metrics is on the main port.",
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address of that port.")
 
 
 class Settings(BaseSettings):

@@ -1,50 +1,45 @@
-"""The ASGI application: look-ups are answered right here, everything else by FastAPI behind it."""
+"""The application of one worker: look-ups go to the hot route, everything else to FastAPI behind it."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from serving_lookup.access import KeyRing
-from serving_lookup.answers import encode, negotiate
+from serving_lookup.hot_route import HotRoute
+from serving_lookup.http_head import HotRequest
 from serving_lookup.metrics import ROUTE_INDEX
 from serving_lookup.model_routes import ModelRoutes
 from serving_lookup.operation_routes import OperationRoutes
-from serving_lookup.parameters import ListParameters, read_id, read_list_parameters, unescape
-from serving_lookup.problems import FAILURE, Problem, no_such_model, no_such_path, unavailable
+from serving_lookup.problems import Problem, unavailable
+from serving_lookup.request_log import REQUEST_ID, RequestLog
 from serving_lookup.responses import answer_http_error, answer_problem
 from serving_lookup.service import LookupService
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
-    from features.schema import FeatureSchema
     from materialize.settings import Settings
+    from serving_lookup.connection import Connection
     from serving_lookup.metrics import SharedCounters, WorkerMetrics
 
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
     Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-log = structlog.get_logger()
-
 _OPEN: Final = frozenset({b"/health/live", b"/health/ready", b"/", b"/docs", b"/openapi.json"})
 """Probes and pages hold no data: they need no key and are never shed."""
 
 _RECOMMENDATIONS: Final = b"/recommendations"
-_MAX_QUERY_BYTES: Final = 100_000
-_REMEMBERED_QUERIES: Final = 1024
-_REMEMBERED_QUERY_BYTES: Final = 128
-_ROUTE: Final = ROUTE_INDEX["recommendations"]
 _OTHER: Final = ROUTE_INDEX["other"]
 
 
 class LookupApplication:
-    """One worker's application.
+    """One worker's application: ASGI 3, and a shorter way for plain requests (:meth:`hot`).
 
     Args:
         settings: The whole tree.
@@ -55,11 +50,10 @@ class LookupApplication:
         self._settings = settings
         self._metrics: WorkerMetrics = counters.claim()
         self._service: LookupService | None = None
-        self._model = settings.model.encode()
-        self._max_k, self._most_under_way = settings.lookup.max_k, settings.lookup.max_under_way
-        self._keys = KeyRing(settings.lookup.api_keys)
-        self._under_way = 0
-        self._queries: dict[tuple[bytes, str], ListParameters] = {}
+        self._log = RequestLog()
+        file = settings.lookup.api_keys_file
+        self.keys = KeyRing(settings.lookup.api_keys, Path(file) if file else None)
+        self._hot = HotRoute(self.service, settings, self._metrics, self.keys, self._log)
         self._api = self._behind()
 
     def _behind(self) -> FastAPI:
@@ -74,7 +68,7 @@ class LookupApplication:
         api.add_exception_handler(Problem, answer_problem)
         api.add_exception_handler(HTTPException, answer_http_error)
         api.add_exception_handler(Exception, answer_problem)
-        ModelRoutes(self.service, self._settings, self.recommend).add_to(api)
+        ModelRoutes(self.service, self._settings, self._recommend).add_to(api)
         OperationRoutes(self.service).add_to(api)
         return api
 
@@ -88,140 +82,95 @@ class LookupApplication:
             raise unavailable("starting", "The service is starting.")
         return self._service
 
+    async def start(self) -> None:
+        """Connect and activate what is live.
+
+        Raises:
+            SettingsError: If ``store.url`` cannot be read.
+        """
+        self._service = await LookupService.start(self._settings, self._metrics)
+
+    async def close(self) -> None:
+        """Stop everything that was started."""
+        if self._service is not None:
+            await self._service.close()
+            self._service = None
+
+    def hot(self, request: HotRequest, connection: Connection) -> None:
+        """Answer a plain request for recommendations, now or later."""
+        self._hot.begin(request, connection)
+
+    def refused(self, problem: Problem) -> list[tuple[bytes, bytes]]:
+        """Count what was no request that could be read; headers to add to its answer."""
+        request_id = self._log.id_of(())
+        self._log.refused("none", request_id, problem)
+        self._metrics.request(_OTHER, "none", problem.status, 0.0)
+        return [(REQUEST_ID, request_id)]
+
+    async def operate(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of the operations' own address, which needs no key and is never shed."""
+        await self._rest(scope["raw_path"], scope, receive, send, admitted=True)
+
+    async def tell(self, problem: Problem, send: Send) -> None:
+        """Answer with a problem."""
+        headers = [*problem.headers, *self.refused(problem)]
+        await _send(send, problem.status, headers, problem.body())
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one connection of ASGI 3."""
-        kind = scope["type"]
-        if kind == "http":
-            path: bytes = scope["raw_path"]
-            self._under_way += 1
-            try:
-                if path.endswith(_RECOMMENDATIONS) and scope["method"] == "GET":
-                    await self._recommendations(scope, send)
-                else:
-                    await self._rest(path, scope, receive, send)
-            finally:
-                self._under_way -= 1
-        elif kind == "lifespan":
-            await self._lifespan(receive, send)
-
-    async def _recommendations(self, scope: Scope, send: Send) -> None:
-        started = time.perf_counter()
+        """Answer one request of ASGI 3."""
+        path: bytes = scope["raw_path"]
+        self._hot.under_way += 1
         try:
-            self._admit(scope)
-            status, headers, body, source = await self.recommend(scope)
-        except Problem as problem:
-            status, headers, body, source = problem.status, problem.headers, problem.body(), "none"
-        except Exception:
-            # The boundary of the process: whatever it is, the client gets an answer and the log the trace.
-            log.exception("request_failed", route="recommendations")
-            status, headers, body, source = FAILURE.status, FAILURE.headers, FAILURE.body(), "none"
-        await _send(send, status, headers, body)
-        self._metrics.request(_ROUTE, source, status, time.perf_counter() - started)
+            if path.endswith(_RECOMMENDATIONS) and scope["method"] == "GET":
+                started = time.perf_counter()
+                answer = await self._hot.outcome(_as_hot(scope))
+                await _send(send, answer.status, answer.headers, answer.body)
+                self._hot.count(answer, started)
+            else:
+                await self._rest(path, scope, receive, send)
+        finally:
+            self._hot.under_way -= 1
 
-    def _admit(self, scope: Scope) -> None:
-        """Let a request in.
+    async def _recommend(self, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]], bytes, str]:
+        answer = await self._hot.answer(_as_hot(scope))
+        return answer.status, answer.headers, answer.body, answer.source
 
-        Raises:
-            Problem: 503 if too many are under way, 401 if it lacks a key.
-        """
-        if self._under_way > self._most_under_way:
-            self._metrics.event("shed")
-            raise unavailable("overloaded", "Too many requests are under way.")
-        if self._keys.asks:
-            self._keys.check(scope["headers"])
-
-    async def recommend(self, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]], bytes, str]:
-        """Answer the hot route: status, headers but for the length, body, source.
-
-        Raises:
-            Problem: If there is no answer.
-        """
-        accept = none_match = b""
-        for name, value in scope["headers"]:
-            if name == b"accept":
-                accept = value
-            elif name == b"if-none-match":
-                none_match = value
-        media_type = negotiate(accept)
-        parts = scope["raw_path"].split(b"/")
-        if len(parts) != 7 or parts[1:3] != [b"v1", b"models"] or parts[4] != b"users":
-            raise no_such_path(scope["raw_path"])
-        if parts[3] != self._model:
-            raise no_such_model(parts[3])
-        lookup = self.service().lookup
-        live = lookup.live()
-        schema = live.artifact.schema
-        user_id = read_id(unescape(parts[5]), schema.user_id_type, "user")
-        answer = await lookup.recommend(live, user_id, self._parameters(scope["query_string"], schema))
-        headers = [(b"content-type", media_type), (b"vary", b"accept")]
-        if answer.source != "precomputed":
-            headers.append((b"cache-control", b"no-store"))
-            return 200, headers, encode(answer, media_type), answer.source
-        etag = b'"%b"' % answer.generation.encode()
-        headers += [(b"etag", etag), (b"cache-control", b"no-cache")]
-        if none_match == etag:
-            return 304, headers, b"", answer.source
-        return 200, headers, encode(answer, media_type), answer.source
-
-    def _parameters(self, query: bytes, schema: FeatureSchema) -> ListParameters:
-        # Applications ask with the same few query strings, so reading one again is a dictionary look-up.
-        known = self._queries.get((query, schema.item_id_type))
-        if known is None:
-            if len(query) > _MAX_QUERY_BYTES:
-                raise Problem(
-                    400, "query-too-long", f"The query string has more than {_MAX_QUERY_BYTES} bytes."
-                )
-            known = read_list_parameters(query, schema, self._max_k)
-            if len(query) <= _REMEMBERED_QUERY_BYTES:
-                if len(self._queries) >= _REMEMBERED_QUERIES:
-                    self._queries.clear()
-                self._queries[query, schema.item_id_type] = known
-        return known
-
-    async def _rest(self, path: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
-        status = 500
+    async def _rest(
+        self, path: bytes, scope: Scope, receive: Receive, send: Send, *, admitted: bool = False
+    ) -> None:
+        started, status, request_id = time.perf_counter(), 0, self._log.id_of(scope["headers"])
 
         async def send_and_note(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message["headers"], (REQUEST_ID, request_id)]
             await send(message)
 
         # Routes match the path as it was sent, so that an id may hold an encoded slash; handlers unescape.
         state: dict[str, Any] = {}
         scope = {**scope, "path": path.decode("latin-1"), "state": state}
         try:
-            if path not in _OPEN:
-                self._admit(scope)
+            if path not in _OPEN and not admitted:
+                self._hot.admit(scope["headers"])
             await self._api(scope, receive, send_and_note)
         except Problem as problem:  # from admission; the application answers its own
+            state["problem"] = problem
             await _send(send_and_note, problem.status, problem.headers, problem.body())
-        except Exception:
-            log.exception("request_failed", route=state.get("route", "other"))
+        except Exception as error:  # noqa: BLE001 - the client has been answered, the log gets the trace
+            self._log.failed(state.get("route", "other"), request_id, error)
+        if (refusal := state.get("problem")) is not None:
+            self._log.refused(state.get("route", "other"), request_id, refusal)
         route, source = ROUTE_INDEX.get(state.get("route", ""), _OTHER), state.get("source", "none")
-        self._metrics.request(route, source, status, time.perf_counter() - started)
+        self._metrics.request(route, source, status or 500, time.perf_counter() - started)
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                try:
-                    self._service = await LookupService.start(self._settings, self._metrics)
-                except Exception as error:
-                    log.exception("start_failed")  # the server would not say why
-                    await send({"type": "lifespan.startup.failed", "message": str(error)})
-                    return
-                await send({"type": "lifespan.startup.complete"})
-            else:
-                if self._service is not None:
-                    await self._service.close()
-                    self._service = None
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+
+def _as_hot(scope: Scope) -> HotRequest:
+    path: bytes = scope["raw_path"]
+    return HotRequest(path, path.split(b"/")[-2], scope["query_string"], scope["headers"])
 
 
 async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    headers.append((b"content-length", b"%d" % len(body)))
+    headers = [*headers, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

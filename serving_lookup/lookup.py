@@ -66,6 +66,10 @@ class Lookup:
         live = self._activation.live
         return None if live is None or self._is_stale(live) else live
 
+    def verbatim(self, asked: ListParameters) -> bool:
+        """Whether the answer to this is the first items of a row as they are stored, with nothing else said of them."""
+        return not asked.exclude and not asked.titles
+
     def stored(self, live: LiveGeneration, row: list[bytes | None], asked: ListParameters) -> Answer | None:
         """The answer that a row of :meth:`LiveGeneration.read_predictions` holds; ``None`` if it is another generation's.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROUTES: Final = ("recommendations", "batch", "pair_score", "explain", "score", "other")
 SOURCES: Final = ("none", "precomputed", "stale", "fallback", "default")
-STATUSES: Final = (200, 304, 400, 401, 404, 405, 406, 413, 415, 422, 500, 503)
+STATUSES: Final = (200, 304, 400, 401, 404, 405, 406, 408, 413, 415, 422, 431, 500, 501, 503)
 BUCKETS: Final = (0.0005, 0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 EVENTS: Final = (
     "scored",
@@ -51,6 +51,7 @@ _CELLS: Final = _REQUESTS_AT + len(ROUTES) * len(SOURCES) * len(STATUSES)
 ROUTE_INDEX: Final = {name: i for i, name in enumerate(ROUTES)}
 _SOURCE_INDEX: Final = {name: i for i, name in enumerate(SOURCES)}
 _STATUS_INDEX: Final = {status: i for i, status in enumerate(STATUSES)}
+_UNNAMED: Final = _STATUS_INDEX[500]
 _EVENT_INDEX: Final = {name: i for i, name in enumerate(EVENTS)}
 
 
@@ -98,7 +99,9 @@ class WorkerMetrics:
         cells = self._cells
         cells[_SUMS_AT + route] += int(seconds * 1e9)
         cells[_BUCKETS_AT + route * (len(BUCKETS) + 1) + bisect_left(BUCKETS, seconds)] += 1
-        kind = (route * len(SOURCES) + _SOURCE_INDEX[source]) * len(STATUSES) + _STATUS_INDEX.get(status, 10)
+        kind = (route * len(SOURCES) + _SOURCE_INDEX[source]) * len(STATUSES) + _STATUS_INDEX.get(
+            status, _UNNAMED
+        )
         cells[_REQUESTS_AT + kind] += 1
 
     def event(self, name: str, count: int = 1) -> None:

@@ -14,10 +14,13 @@ TITLES: Final = {
     404: "Not found",
     405: "Method not allowed",
     406: "Not acceptable",
+    408: "Request too slow",
     413: "Body too large",
     415: "Unsupported media type",
     422: "The body does not fit",
+    431: "Request header fields too large",
     500: "Internal error",
+    501: "Not implemented",
     503: "Not available now",
 }
 

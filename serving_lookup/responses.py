@@ -28,9 +28,11 @@ def as_text(headers: list[tuple[bytes, bytes]]) -> Iterator[tuple[str, str]]:
     return ((name.decode(), value.decode("latin-1")) for name, value in headers)
 
 
-async def answer_problem(_: Request, error: Exception) -> Response:
-    """A problem, or any other failure as one of status 500; the server logs the latter."""
+async def answer_problem(request: Request, error: Exception) -> Response:
+    """A problem, noted for the log, or any other failure as one of status 500, which the server logs with its trace."""
     problem = error if isinstance(error, Problem) else FAILURE
+    if problem is not FAILURE:
+        request.state.problem = problem
     return Response(problem.body(), problem.status, dict(as_text(problem.headers)))
 
 

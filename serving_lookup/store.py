@@ -1,6 +1,6 @@
 """One pipelined connection to Redis or Valkey: commands of one event-loop turn leave in one write.
 
-Replies come back in order, so a queue of futures is all the bookkeeping there is. The connection
+Replies come back in order, so a queue of callbacks is all the bookkeeping there is. The connection
 mends itself; while it is down, commands fail at once instead of piling up.
 """
 
@@ -11,6 +11,7 @@ import contextlib
 import ssl
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -20,7 +21,7 @@ import structlog
 from features.errors import SettingsError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 log = structlog.get_logger()
 
@@ -90,10 +91,10 @@ def pack(*arguments: bytes) -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    """Socket, parser and the queue of futures that wait for replies."""
+    """Socket, parser and the queue of those who wait for replies."""
 
     def __init__(self) -> None:
-        self.waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self.waiting: deque[tuple[float, Callable[[Any], None]]] = deque()
         self.closed = asyncio.get_running_loop().create_future()
         self._reader = hiredis.Reader(replyError=hiredis.ReplyError)
         self._transport: asyncio.Transport | None = None
@@ -110,9 +111,7 @@ class _Connection(asyncio.Protocol):
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not False:
-                future = waiting.popleft()[1]
-                if not future.done():
-                    future.set_result(reply)
+                waiting.popleft()[1](reply)
         except (hiredis.ProtocolError, IndexError) as error:
             self.abort(f"not a Redis reply: {error!r}")
 
@@ -128,9 +127,7 @@ class _Connection(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(why)
         while self.waiting:
-            future = self.waiting.popleft()[1]
-            if not future.done():
-                future.set_exception(_unreachable(why))
+            self.waiting.popleft()[1](_unreachable(why))
 
 
 class Store:
@@ -178,13 +175,21 @@ class Store:
         return len(self._connection.waiting) if self._connection is not None else 0
 
     def send(self, packed: bytes) -> asyncio.Future[Any]:
-        """Send one packed command with the others of this turn of the loop; its reply is the future's result.
+        """As :meth:`ask`; the reply is the future's result, a broken connection its exception."""
+        future = self._loop.create_future()
+        self.ask(packed, partial(_settle, future))
+        return future
 
-        An error reply is a result of type ``hiredis.ReplyError``; see :meth:`call`.
+    def ask(self, packed: bytes, answered: Callable[[Any], None]) -> None:
+        """Send one packed command with the others of this turn of the loop.
+
+        Args:
+            packed: See :func:`pack`.
+            answered: Gets the reply, once. An error reply is of type ``hiredis.ReplyError``; a connection that broke
+                or a reply that took too long, a :class:`StoreError`. It must not raise.
 
         Raises:
-            StoreError: At once if there is no connection or too much is waiting; later, through the future, if
-                the connection breaks or the reply takes too long.
+            StoreError: At once if there is no connection or too much is waiting; nothing will be told then.
         """
         connection = self._connection
         if connection is None:
@@ -196,9 +201,7 @@ class Store:
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(packed)
-        future = self._loop.create_future()
-        connection.waiting.append((self._loop.time(), future))
-        return future
+        connection.waiting.append((self._loop.time(), answered))
 
     async def call(self, *arguments: bytes) -> Any:
         """Send a command and return its reply.
@@ -246,7 +249,7 @@ class Store:
             try:
                 for command in _greetings(address):
                     future: asyncio.Future[Any] = self._loop.create_future()
-                    connection.waiting.append((self._loop.time(), future))
+                    connection.waiting.append((self._loop.time(), partial(_settle, future)))
                     connection.write(pack(*command))
                     accepted(await future)
             except BaseException:
@@ -263,6 +266,14 @@ class Store:
                 waited = self._loop.time() - connection.waiting[0][0]
                 if waited > self._timeout:
                     connection.abort(f"no reply for {waited:.2f} s")
+
+
+def _settle(future: asyncio.Future[Any], reply: Any) -> None:
+    if not future.done():
+        if isinstance(reply, StoreError):
+            future.set_exception(reply)
+        else:
+            future.set_result(reply)
 
 
 def accepted(reply: Any) -> Any:
