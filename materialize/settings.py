@@ -71,6 +71,17 @@ class ScoringSettings(Section):
     users_per_block: int = Field(
         4096, ge=1, description="Users that are scored, written and retried together."
     )
+    max_deltas: int = Field(
+        24,
+        ge=0,
+        description="Delta generations in a row, which rescore only what changed, before a full one; 0: none.",
+    )
+    max_changed_users: float = Field(
+        0.5, ge=0, le=1, description="Largest share of users to be rescored by a delta; beyond it: a full one."
+    )
+    reserve: int = Field(
+        50, ge=0, description="Items beyond k that are kept per user, so that a delta can replace what drops out."
+    )
 
 
 class GateSettings(Section):

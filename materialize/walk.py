@@ -306,10 +306,11 @@ def query(settings: Settings, sql: str, generation_id: str) -> pa.Table:
         CallerError: If it would write, or is not valid.
         NotFoundError: If it names something that does not exist.
     """
+    from materialize.generation.lineage import Lineage
     from materialize.publish.sql import read
 
     catalogue = open_catalogue(settings)
-    if generation_id:
-        return read(sql, settings, catalogue.generation(generation_id).id)
-    live = catalogue.live_generation(settings.model)
-    return read(sql, settings, live.id if live else None)
+    found = (
+        catalogue.generation(generation_id) if generation_id else catalogue.live_generation(settings.model)
+    )
+    return read(sql, settings, Lineage.of(catalogue, found).ids if found else None)

@@ -22,6 +22,7 @@ from materialize.generation.catalogue_rows import (
     unload_blocks,
     values_of,
 )
+from materialize.generation.catalogue_slots import begin_flip, claim_slot, enter_slot
 from materialize.generation.database import Database
 from materialize.generation.fence import acquire_fence, check_fence, hold_fence, release_fence, renew_fence
 from materialize.generation.records import (
@@ -171,22 +172,30 @@ class Catalogue:
         """
         with self._database.write() as connection:
             check_fence(connection, fence)
-            known = existing_generation(connection, generation_id)
-            live = connection.execute(
-                sa.select(GENERATIONS.c.slot).where(
-                    GENERATIONS.c.model == known.model, GENERATIONS.c.state == "live"
-                )
-            ).scalar_one_or_none()
-            if known.state == "live":
-                return known
-            slot: Slot = "b" if live == "a" else "a"
-            if known.slot == slot:
-                return known
-            others = (GENERATIONS.c.model == known.model) & (GENERATIONS.c.slot == slot)
-            connection.execute(sa.update(GENERATIONS).where(others).values(slot=None))
-            connection.execute(sa.update(GENERATIONS).where(GENERATIONS.c.id == known.id).values(slot=slot))
-            unload_blocks(connection, known.id)
-            return dataclasses.replace(known, slot=slot)
+            return claim_slot(connection, generation_id)
+
+    def enter_slot(self, fence: Fence, generation_id: str) -> Generation:
+        """Note that the live generation's slot is about to be changed into another generation, in place.
+
+        Raises:
+            ConflictError: If the fence was lost.
+            NotFoundError: If there is no such generation, or none is live.
+        """
+        with self._database.write() as connection:
+            check_fence(connection, fence)
+            return enter_slot(connection, generation_id)
+
+    def leave_slot(self, fence: Fence, generation_id: str) -> None:
+        """Note that nothing of a generation that was entering the live one's slot is left there.
+
+        Raises:
+            ConflictError: If the fence was lost.
+        """
+        with self._database.write() as connection:
+            check_fence(connection, fence)
+            connection.execute(
+                sa.update(GENERATIONS).where(GENERATIONS.c.id == generation_id).values(entering=None)
+            )
 
     def generation(self, generation_id: str) -> Generation:
         """A generation by its id.
@@ -325,7 +334,7 @@ class Catalogue:
 
         Args:
             fence: Held by the caller.
-            generation_id: A validated or retired generation that holds a slot.
+            generation_id: A validated or retired generation that holds a slot, or has entered the live one's.
             reason: Why, for the record.
             rejects_previous: Whether the one that was live is left for being bad: it becomes ``rejected``
                 instead of ``retired``, so that no later rollback lands on it.
@@ -336,39 +345,9 @@ class Catalogue:
         """
         with self._database.write() as connection:
             check_fence(connection, fence)
-            target = existing_generation(connection, generation_id)
-            check_transition(target, "live")
-            if target.slot is None:
-                raise CallerError(
-                    f"generation {generation_id} holds no slot in the store", fix="load it again first"
-                )
-            now = datetime.now(UTC)
-            previous = connection.execute(
-                sa.select(GENERATIONS.c.id).where(
-                    GENERATIONS.c.model == target.model, GENERATIONS.c.state == "live"
-                )
-            ).scalar_one_or_none()
-            if previous is not None:
-                left: dict[str, object] = {"state": "rejected" if rejects_previous else "retired"}
-                if rejects_previous:
-                    left["reason"] = reason
-                connection.execute(sa.update(GENERATIONS).where(GENERATIONS.c.id == previous).values(left))
-            changes = {"state": "live", "fence": fence.token, "published_at": now}
-            connection.execute(sa.update(GENERATIONS).where(GENERATIONS.c.id == target.id).values(changes))
-            # Whatever flip was not finished is overtaken by this one.
-            unfinished = (FLIPS.c.model == target.model) & FLIPS.c.completed_at.is_(None)
-            connection.execute(sa.update(FLIPS).where(unfinished).values(completed_at=now))
-            row = {
-                "model": target.model,
-                "generation": target.id,
-                "previous": previous or "",
-                "fence": fence.token,
-                "reason": reason,
-                "flipped_at": now,
-                "completed_at": None,
-            }
-            number = connection.execute(sa.insert(FLIPS).values(row).returning(FLIPS.c.id)).scalar_one()
-            return record_of(Flip, connection.execute(sa.select(FLIPS).where(FLIPS.c.id == number)).one())
+            return begin_flip(
+                connection, fence, generation_id, reason=reason, rejects_previous=rejects_previous
+            )
 
     def complete_flip(self, flip: Flip) -> None:
         """Note that the store and Feast have followed; needs no fence, for it changes nothing that is served."""

@@ -17,12 +17,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from features.errors import CallerError, ConflictError, NotFoundError, PrescoreError, StorageError
 from features.feast_repo import point_service_at
 from materialize.generation.artifact import artifact_folder, has_artifact
+from materialize.generation.change_in_place import Change, change_in_place, take_back_interrupted_change
 from materialize.generation.joined_tables import replace_catalogue_tables
+from materialize.generation.lineage import Lineage
+from materialize.generation.point import point_at
 from materialize.generation.records import GateResult
-from materialize.generation.slot import clear_others, load_generation, open_loader, slot_holds
+from materialize.generation.slot import clear_others, load_generation, open_loader, slot_holds, view_of
 from materialize.progress import Stage, stage
-from materialize.publish.live_pointer import LivePointer, pointer_key
-from materialize.publish.redis_connections import explained, open_store
 
 if TYPE_CHECKING:
     from materialize.generation.catalogue import Catalogue
@@ -30,14 +31,6 @@ if TYPE_CHECKING:
     from materialize.progress import Progress
     from materialize.publish.redis_loader import RedisLoader
     from materialize.settings import Settings
-
-# One round trip, atomic in the server: a pointer with a greater fencing token stays.
-_SET_POINTER = """
-local found = redis.call('GET', KEYS[1])
-if found and tonumber(cjson.decode(found)['fence']) > tonumber(ARGV[2]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[1])
-return 1
-"""
 
 _log = structlog.get_logger()
 
@@ -84,6 +77,17 @@ def finish_interrupted_flip(settings: Settings, catalogue: Catalogue) -> Flip | 
     return newest
 
 
+def finish_interrupted(settings: Settings, catalogue: Catalogue, fence: Fence, progress: Progress) -> None:
+    """Finish a flip that a crash has left open, and take back a change of the live slot that was not flipped to.
+
+    Raises:
+        ConflictError: If the fence was lost.
+        StoreError, StorageError: If the store or the scored files cannot be used.
+    """
+    finish_interrupted_flip(settings, catalogue)
+    take_back_interrupted_change(settings, catalogue, fence, progress)
+
+
 def activate(settings: Settings, catalogue: Catalogue, generation_id: str, progress: Progress) -> Generation:
     """Make a complete generation live by hand; one that its slot no longer holds is loaded again first.
 
@@ -96,7 +100,7 @@ def activate(settings: Settings, catalogue: Catalogue, generation_id: str, progr
         StoreError, StorageError: If the store or the scored files cannot be used.
     """
     with catalogue.hold_fence(settings.model, f"activate {generation_id}") as fence:
-        finish_interrupted_flip(settings, catalogue)
+        finish_interrupted(settings, catalogue, fence, progress)
         target = catalogue.generation(generation_id)
         if target.state not in {"validated", "retired", "live"}:
             raise CallerError(
@@ -121,7 +125,7 @@ def rollback(settings: Settings, catalogue: Catalogue, progress: Progress, *, re
         StoreError, StorageError: If the store or the scored files cannot be used.
     """
     with catalogue.hold_fence(settings.model, "rollback") as fence:
-        finish_interrupted_flip(settings, catalogue)
+        finish_interrupted(settings, catalogue, fence, progress)
         live = catalogue.live_generation(settings.model)
         if live is None:
             raise NotFoundError(
@@ -162,7 +166,8 @@ def ensure_served(
 ) -> Generation:
     """Make a validated, retired or live generation the one that is served, whatever the store has lost.
 
-    Where its slot does not hold it, it is loaded again from the scored files first.
+    Where its slot does not hold it, the live slot is changed in place, or it is loaded again from the scored
+    files first.
 
     Raises:
         ConflictError: If the fence was lost.
@@ -175,10 +180,7 @@ def ensure_served(
             fix="activate another generation, or publish a new one",
         )
     with closing(open_loader(settings.store, settings.project)) as loader:
-        if not slot_holds(loader, target, catalogue.blocks(target.id)):
-            _log.warning("the slot does not hold the generation; loading it again", generation=target.id)
-            target = catalogue.claim_slot(fence, target.id)
-            load_again(catalogue, fence, target, loader, progress)
+        target = _put_into_slot(settings, catalogue, fence, target, loader, progress)
     if target.state == "live":
         _follow(settings, catalogue, catalogue.flips(settings.model)[0])
         return target
@@ -193,6 +195,33 @@ def ensure_served(
     return served
 
 
+def _put_into_slot(
+    settings: Settings,
+    catalogue: Catalogue,
+    fence: Fence,
+    target: Generation,
+    loader: RedisLoader,
+    progress: Progress,
+) -> Generation:
+    """The target, held by a slot: by the live one, changed in place, if the live generation is its kin."""
+    lineage = Lineage.of(catalogue, target)
+    if slot_holds(loader, lineage):
+        return target
+    live = catalogue.live_generation(settings.model)
+    if live is not None and live.id != target.id:
+        change = Change.between(Lineage.of(catalogue, live), lineage)
+        if change is not None:
+            target = change_in_place(settings, catalogue, fence, change, loader, progress)
+            lineage = Lineage.of(catalogue, target)
+            if slot_holds(loader, lineage):
+                return target
+    _log.warning("the slot does not hold the generation; loading it again", generation=target.id)
+    if target.entering is None:
+        target = catalogue.claim_slot(fence, target.id)
+    load_again(catalogue, fence, target, loader, progress)
+    return target
+
+
 def load_again(
     catalogue: Catalogue, fence: Fence, generation: Generation, loader: RedisLoader, progress: Progress
 ) -> None:
@@ -203,10 +232,10 @@ def load_again(
         StoreError, StorageError: If the store or the scored files cannot be used.
     """
     catalogue.unload_blocks(fence, generation.id)
-    blocks = catalogue.blocks(generation.id)
-    with stage(progress, f"load {generation.id} again", len(blocks)) as running:
-        running.rows = load_generation(catalogue, fence, generation, loader, progress)
-        clear_others(loader, generation, blocks)
+    lineage = Lineage.of(catalogue, generation)
+    with stage(progress, f"load {generation.id} again", len(lineage.numbers)) as running:
+        running.rows = load_generation(catalogue, fence, lineage, loader, progress)
+        clear_others(loader, lineage)
 
 
 def _follow(settings: Settings, catalogue: Catalogue, flipped: Flip, running: Stage | None = None) -> None:
@@ -214,28 +243,10 @@ def _follow(settings: Settings, catalogue: Catalogue, flipped: Flip, running: St
     target = catalogue.generation(flipped.generation)
     if target.slot is None:
         raise ConflictError(f"generation {target.id} was overtaken by another publication", fix="run again")
-    published = flipped.flipped_at.isoformat()
-    pointer = LivePointer(
-        generation=target.id,
-        slot=target.slot,
-        model=target.model,
-        model_id=target.model_id,
-        feature_cutoff=target.feature_cutoff.isoformat(),
-        published_at=published,
-        artifact=str(artifact_folder(settings, target.id)),
-        fence=flipped.fence,
-    )
-    url = settings.store.url.get_secret_value()
-    key = pointer_key(settings.project, target.model)
-    with explained(url), closing(open_store(url, settings.store.timeout_seconds)) as store:
-        if not store.eval(_SET_POINTER, 1, key, pointer.encode(), str(flipped.fence)):
-            raise ConflictError(
-                f"a newer publisher has already replaced the pointer of {target.model!r}",
-                fix="nothing to do: its generation is served",
-            )
+    point_at(settings, Lineage.of(catalogue, target), view_of(target), flipped.fence)
     if running:
         running.advance()
-    point_service_at(settings, pointer.view)
+    point_service_at(settings, view_of(target))
     if running:
         running.advance()
     catalogue.complete_flip(flipped)

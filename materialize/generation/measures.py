@@ -1,30 +1,24 @@
 """Measures the lists of a generation, and how they differ from the live ones, from the scored files.
 
 What can be sampled is measured on a sample of whole users, the same ones in both generations, so that
-the cost stays at a few seconds whatever the number of users.
+the cost stays at a few seconds whatever the number of users. Of a delta, shift and churn are measured on the
+lists that changed and brought into proportion to all lists, of which the others did not change at all.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import duckdb
 import numpy as np
 
-from features.errors import StorageError
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
+    import duckdb
     from numpy.typing import NDArray
 
-    from materialize.generation.records import Generation
+    from materialize.generation.compared_lists import ComparedLists
 
-SAMPLED_USERS = 20_000
 TOP = 10
-_MEMORY = "1GB"
 
 _CHURN = """
     WITH fresh AS (SELECT user_id, item_id FROM new_sample WHERE rank <= {k}),
@@ -62,44 +56,43 @@ class ListMeasures:
     churn: float | None
 
 
-def measure_lists(
-    generation: Generation, files: Sequence[str], live: Generation | None, live_files: Sequence[str]
-) -> ListMeasures:
+def measure_lists(lists: ComparedLists) -> ListMeasures:
     """Measure a generation.
-
-    Args:
-        generation: The new one.
-        files: Its Parquet files: user_id, rank from 1, item_id, score float32.
-        live: The one that is served, if any.
-        live_files: Its files.
 
     Raises:
         StorageError: If a file cannot be read.
     """
-    if not files:  # every user's list is empty
-        return ListMeasures(0, 0, 0, 0.0, 0.0, 0, None, None)
-    with _opened(generation, files, live, live_files) as (database, k):
+    if not lists.files[0]:  # every user's list is empty, or none has changed
+        compared = lists.lists if lists.has_live else 0
+        nothing = 0.0 if compared else None
+        return ListMeasures(0, lists.lists, 0, 0.0, 0.0, compared, nothing, nothing)
+    with lists.open() as database:
         counted = database.execute(
-            "SELECT count(*), count(*) FILTER (rank = 1), count(*) FILTER (NOT isfinite(score)) FROM new"
+            "SELECT (SELECT count(*) FROM written), count(*) FILTER (rank = 1), count(*) FILTER (NOT isfinite(score)) FROM new"
         ).fetchone() or (0, 0, 0)
         constant = database.execute(
             "SELECT avg(CAST(low = high AS INT)) FROM (SELECT min(score) AS low, max(score) AS high "
             "FROM new_sample GROUP BY user_id HAVING count(*) > 1)"
         ).fetchone()
         concentration = database.execute(
-            "WITH places AS (SELECT count(*) AS n FROM new WHERE rank <= $top GROUP BY item_id) "
+            "WITH places AS (SELECT count(*) AS n FROM resolved WHERE rank <= $top GROUP BY item_id) "
             "SELECT sum(n) FILTER (place <= $top) / sum(n) "
             "FROM (SELECT n, row_number() OVER (ORDER BY n DESC) AS place FROM places)",
             {"top": TOP},
         ).fetchone()
         compared, shift, churn = 0, None, None
-        if live_files:
-            changed = _churn(database, k)
+        if lists.has_live:
+            changed = _churn(database, lists.k)
             compared, churn = len(changed), float(np.sort(changed).mean()) if len(changed) else None
-            shift = ks_distance(_scores(database, "new", k), _scores(database, "old", k))
+            shift = ks_distance(_scores(database, "new", lists.k), _scores(database, "old", lists.k))
+    if lists.is_delta and lists.has_live:
+        share = min(1.0, int(counted[1]) / max(lists.lists, 1))
+        shift = share * shift if compared and shift is not None else 0.0
+        churn = share * churn if churn is not None else 0.0
+        compared = compared or lists.lists
     return ListMeasures(
         rows=int(counted[0]),
-        users=int(counted[1]),
+        users=lists.lists if lists.is_delta else int(counted[1]),
         bad_scores=int(counted[2]),
         constant_lists=_number(constant),
         concentration=_number(concentration),
@@ -127,29 +120,26 @@ class ListSamples:
     top_items: list[tuple[int | str, float]]
 
 
-def list_samples(
-    generation: Generation, files: Sequence[str], live: Generation | None, live_files: Sequence[str]
-) -> ListSamples:
-    """Sample the lists of a generation and of the live one; arguments as of :func:`measure_lists`.
+def list_samples(lists: ComparedLists) -> ListSamples:
+    """Sample the lists of a generation and of the live one; of a delta, the changed ones and what they were.
 
     Raises:
         StorageError: If a file cannot be read.
     """
     nothing = np.zeros(0, np.float32)
-    if not files:
+    if not lists.files[0]:
         return ListSamples(nothing, nothing, np.zeros(0), [], [])
-    with _opened(generation, files, live, live_files) as (database, k):
+    with lists.open() as database:
         places = database.execute(
-            "SELECT item_id, count(*) AS n FROM new WHERE rank <= $top GROUP BY item_id ORDER BY n DESC, item_id",
+            "SELECT item_id, count(*) AS n FROM resolved WHERE rank <= $top GROUP BY item_id ORDER BY n DESC, item_id",
             {"top": TOP},
         ).fetchall()
-        users = (database.execute("SELECT count(*) FROM new WHERE rank = 1").fetchone() or (0,))[0]
         return ListSamples(
-            scores=_scores(database, "new", k),
-            live_scores=_scores(database, "old", k) if live_files else nothing,
-            churn=_churn(database, k) if live_files else np.zeros(0),
+            scores=_scores(database, "new", lists.k),
+            live_scores=_scores(database, "old", lists.k) if lists.has_live else nothing,
+            churn=_churn(database, lists.k) if lists.has_live else np.zeros(0),
             places=[n for _, n in places],
-            top_items=[(item, n / max(users, 1)) for item, n in places[: 2 * TOP]],
+            top_items=[(item, n / max(lists.lists, 1)) for item, n in places[: 2 * TOP]],
         )
 
 
@@ -161,29 +151,6 @@ def ks_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     at = np.concatenate([one, other])
     shares = [np.searchsorted(sample, at, side="right") / len(sample) for sample in (one, other)]
     return float(np.abs(shares[0] - shares[1]).max())
-
-
-@contextmanager
-def _opened(
-    generation: Generation, files: Sequence[str], live: Generation | None, live_files: Sequence[str]
-) -> Iterator[tuple[duckdb.DuckDBPyConnection, int]]:
-    """DuckDB with views ``new`` and ``old`` and samples of both; how far the lists of both go."""
-    every = max(1, generation.users // SAMPLED_USERS)
-    try:
-        with duckdb.connect(config={"memory_limit": _MEMORY}) as database:
-            _view(database, "new", files, every)
-            if live_files:
-                _view(database, "old", live_files, every)
-            yield database, min(generation.k, live.k) if live else generation.k
-    except duckdb.Error as error:
-        raise StorageError(
-            "the scored files cannot be measured", got=str(error).splitlines()[0], fix="publish again"
-        ) from error
-
-
-def _view(database: duckdb.DuckDBPyConnection, name: str, files: Sequence[str], every: int) -> None:
-    database.read_parquet(list(files)).create_view(name)
-    database.execute(f"CREATE VIEW {name}_sample AS SELECT * FROM {name} WHERE hash(user_id) % {every} = 0")  # noqa: S608 - our own names
 
 
 def _scores(database: duckdb.DuckDBPyConnection, name: str, k: int) -> NDArray[np.float32]:

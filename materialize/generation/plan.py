@@ -51,8 +51,21 @@ class Plan:
     active_since: datetime | None
 
 
-def plan_generation(scoring: ScoringSettings, build: FeatureBuild, bundle: ModelBundle) -> Plan:
-    """Plan a full generation.
+def plan_generation(
+    scoring: ScoringSettings,
+    build: FeatureBuild,
+    bundle: ModelBundle,
+    parent: Generation | None = None,
+    parent_blocks: int = 0,
+) -> Plan:
+    """Plan a full generation, or a delta.
+
+    Args:
+        scoring: What is precomputed.
+        build: Features as of the cut-off.
+        bundle: The model.
+        parent: What a delta stands on; ``None``: a full generation.
+        parent_blocks: Number of its blocks, which a delta takes over.
 
     Raises:
         SourceError: If there is no user to precompute or no item to recommend.
@@ -75,13 +88,14 @@ def plan_generation(scoring: ScoringSettings, build: FeatureBuild, bundle: Model
         )
     identity = {
         "format": _FORMAT,
-        "kind": "full",
-        "parent": "",
+        "kind": "delta" if parent else "full",
+        "parent": parent.id if parent else "",
         "model": bundle.name,
         "model_id": bundle.id,
         "features": build.fingerprint,
         "exclude_seen": bundle.exclude_seen,
-        **scoring.model_dump(mode="json"),
+        # How often deltas are made changes no list.
+        **scoring.model_dump(mode="json", exclude={"max_deltas", "max_changed_users", "reserve"}),
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     generation = Generation(
@@ -92,8 +106,11 @@ def plan_generation(scoring: ScoringSettings, build: FeatureBuild, bundle: Model
         k=scoring.k,
         users=users,
         items=items,
+        kind="delta" if parent else "full",
+        parent=parent.id if parent else "",
     )
-    return Plan(generation, count_blocks(users, scoring.users_per_block), since)
+    blocks = parent_blocks if parent else count_blocks(users, scoring.users_per_block)
+    return Plan(generation, blocks, since)
 
 
 def count_blocks(users: int, users_per_block: int) -> int:

@@ -59,6 +59,7 @@ class Generation:
         feature_cutoff: The instant before which all features were computed, UTC.
         state: Where it is on its way.
         slot: The slot that holds it; ``None`` when another generation has overwritten it.
+        entering: The live generation's slot while that is being changed into this one, row by row.
         k: Length of a list.
         users: Users that were planned.
         items: Items that could be recommended.
@@ -80,6 +81,7 @@ class Generation:
     parent: str = ""
     state: State = "building"
     slot: Slot | None = None
+    entering: Slot | None = None
     rows: int = 0
     fence: int = 0
     reason: str = ""
@@ -95,10 +97,14 @@ class Block:
         generation: Id of the generation.
         number: From 0, in order of the user hash.
         path: Parquet file of the scored rows; empty where the block has no user.
-        users: Users with a list.
+        users: Users with a list in the file; of a delta, those whose list changed.
         rows: Rows of the file.
         sha256: Of the file.
         accepted: Users' rows that the store accepted into the slot; ``None``: not loaded yet, or overwritten.
+        lists: Users with a list in the generation, unchanged ones included.
+        gone: Users whose list a delta removed.
+        rescored: Users who were scored against all items.
+        merged: Users whose old list was merged with the scores of changed items.
     """
 
     generation: str
@@ -108,6 +114,10 @@ class Block:
     rows: int
     sha256: str
     accepted: int | None = None
+    lists: int = 0
+    gone: int = 0
+    rescored: int = 0
+    merged: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from features.errors import StorageError
 from materialize.generation.artifact import generation_folder
+from materialize.generation.compared_lists import ComparedLists
 from materialize.generation.measures import list_samples
 from materialize.generation.offline_metrics import read_offline_metrics
 from materialize.generation.report_page import TEMPLATE
@@ -70,9 +71,8 @@ def write_report(
     Raises:
         StorageError: If the scored files cannot be read or the page cannot be written.
     """
-    files = [block.path for block in catalogue.blocks(generation.id) if block.path]
-    live_files = [block.path for block in catalogue.blocks(live.id) if block.path] if live else []
-    samples = list_samples(generation, files, live, live_files)
+    lists = ComparedLists.of(catalogue, generation, live)
+    samples = list_samples(lists)
     metrics = read_offline_metrics(catalogue.model(generation.model_id).metrics)
     quality = {"this model": metrics.model, **metrics.baselines} if metrics.model is not None else {}
     page = (

@@ -1,7 +1,8 @@
 """Collects what is no longer kept: scored files, artifacts and catalogue rows of old generations.
 
 Kept are the live generation, the last retired ones up to ``[retention] generations`` in all, and the
-newest one that is unfinished or rejected: to be taken up again, or looked at.
+newest one that is unfinished or rejected: to be taken up again, or looked at. What a kept delta stands on is
+kept too, but for what only a delta on it would need.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from materialize.generation.artifact import generation_folder
+from materialize.generation.snapshots import snapshot_folder
 from materialize.publish.scored_tables import ScoredTables
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 
-def superfluous(generations: Sequence[Generation], keep: int) -> list[Generation]:
-    """Those to collect.
+def superfluous(generations: Sequence[Generation], keep: int) -> tuple[list[Generation], list[Generation]]:
+    """Those to collect, and those that are kept only because a delta stands on them.
 
     Args:
         generations: All of a model, newest first.
@@ -37,7 +39,15 @@ def superfluous(generations: Sequence[Generation], keep: int) -> list[Generation
         reverse=True,
     )
     others = [g for g in generations if g.state in {"building", "validated", "rejected"}]
-    return retired[max(0, keep - 1) :] + others[1:]
+    unwanted = {g.id: g for g in retired[max(0, keep - 1) :] + others[1:]}
+    known, beneath = {g.id: g for g in generations}, {}
+    for generation in generations:
+        if generation.id not in unwanted:
+            parent = known.get(generation.parent)
+            while parent is not None and parent.id in unwanted and parent.id not in beneath:
+                beneath[parent.id] = parent
+                parent = known.get(parent.parent)
+    return [g for g in unwanted.values() if g.id not in beneath], list(beneath.values())
 
 
 def collect_generations(settings: Settings, catalogue: Catalogue, fence: Fence) -> list[str]:
@@ -51,7 +61,9 @@ def collect_generations(settings: Settings, catalogue: Catalogue, fence: Fence) 
         StorageError: If files cannot be removed.
     """
     tables = ScoredTables.of(settings)
-    gone = superfluous(catalogue.generations(settings.model), settings.retention.generations)
+    gone, beneath = superfluous(catalogue.generations(settings.model), settings.retention.generations)
+    for generation in beneath:
+        shutil.rmtree(snapshot_folder(settings, generation.id), ignore_errors=True)
     for generation in gone:
         catalogue.check_fence(fence)
         tables.commit_generation(generation.id, [])

@@ -21,22 +21,26 @@ import structlog
 
 from features.errors import CallerError, SchemaMismatchError
 from features.feast_repo import apply_feature_repo
-from materialize.generation.artifact import generation_folder, has_artifact, write_artifact
+from materialize.generation.artifact import has_artifact, write_artifact
 from materialize.generation.block_task import BlockTask
 from materialize.generation.catalogue import Catalogue
-from materialize.generation.flip import ensure_served, finish_interrupted_flip, load_again
+from materialize.generation.choose_plan import bound_folder, choose_plan
+from materialize.generation.compared_lists import ComparedLists
+from materialize.generation.flip import ensure_served, finish_interrupted, load_again
 from materialize.generation.gates import check_overrides, gates_after, gates_before, override, refuse_failed
 from materialize.generation.joined_tables import replace_entity_tables
+from materialize.generation.lineage import Lineage
 from materialize.generation.measures import measure_lists
 from materialize.generation.offline_metrics import read_offline_metrics
-from materialize.generation.plan import Plan, plan_generation
 from materialize.generation.records import GateResult, Model
 from materialize.generation.report import write_report
 from materialize.generation.retention import collect_generations
 from materialize.generation.score_blocks import bind_catalogue, score_blocks
 from materialize.generation.slot import clear_others, count_stored, is_intact, load_generation, open_loader
+from materialize.generation.snapshots import save_items, snapshot_folder
 from materialize.progress import NoProgress, Progress, stage
 from materialize.publish.scored_tables import ScoredTables
+from materialize.scoring import BoundCatalogue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from features.feature_build import FeatureBuild
+    from materialize.generation.plan import Plan
     from materialize.generation.records import Block, Fence, Generation
     from materialize.model_bundle import ModelBundle
     from materialize.settings import Settings
@@ -59,8 +64,9 @@ def publish_generation(
     progress: Progress | None = None,
     *,
     overrides: Mapping[str, str] | None = None,
+    full: bool = False,
 ) -> Generation:
-    """Score every planned user against every candidate item and make the result live.
+    """Score every planned user against every candidate item, or what changed of that, and make the result live.
 
     The generation's id is a function of its inputs: a run of the same inputs goes on with what an
     interrupted one left, and does nothing where they are live already.
@@ -72,6 +78,7 @@ def publish_generation(
         client: Of the Dask cluster whose workers see the warehouse.
         progress: Told of each stage.
         overrides: Reason by name of a gate that is let through (:data:`materialize.generation.gates.GATES`).
+        full: Make a full generation, even where a delta would do.
 
     Returns:
         The generation, live.
@@ -91,14 +98,15 @@ def publish_generation(
             f"model bundle {bundle.id} is not of this model", expected=settings.model, got=bundle.name
         )
     check_fit(build, bundle)
-    plan = plan_generation(settings.scoring, build, bundle)
+    progress = progress or NoProgress()
     catalogue = Catalogue.open(settings.catalogue_url)
-    owner = f"{getpass.getuser()}, publishing {plan.generation.id} in process {os.getpid()}"
+    owner = f"{getpass.getuser()}, publishing features of {build.cutoff_name} in process {os.getpid()}"
     with catalogue.hold_fence(bundle.name, owner) as fence:
-        finish_interrupted_flip(settings, catalogue)
-        publication = _Publication(
-            settings, build, bundle, plan, catalogue, fence, progress or NoProgress(), overrides or {}
-        )
+        finish_interrupted(settings, catalogue, fence, progress)
+        with stage(progress, "plan") as running:
+            plan = choose_plan(settings, catalogue, build, bundle, full=full)
+            running.rows = plan.generation.users
+        publication = _Publication(settings, build, bundle, plan, catalogue, fence, progress, overrides or {})
         return publication.run(client)
 
 
@@ -147,9 +155,10 @@ class _Publication:
             return known
         with stage(self.progress, "register the views in Feast"):
             apply_feature_repo(self.settings, self.build.schema)
-        known = self.catalogue.claim_slot(self.fence, known.id)
+        if known.kind == "full":
+            known = self.catalogue.claim_slot(self.fence, known.id)
         blocks = self._score(known, client)
-        mismatches = self._verify(known, blocks)
+        mismatches = self._verify(known, blocks) if known.kind == "full" else {}
         tables = ScoredTables.of(self.settings)
         files = [block.path for block in blocks if block.path]
         with stage(self.progress, "commit the scored table") as running:
@@ -158,15 +167,15 @@ class _Publication:
             running.rows = sum(block.rows for block in blocks)
         committed = sum(pq.ParquetFile(file).metadata.num_rows for file in tables.files(known.id))
         with stage(self.progress, "write the look-up artifact") as running:
-            bound = self._bound_folder
+            bound = bound_folder(self.settings, known.id)
             if not has_artifact(self.settings, known.id):
                 bind_catalogue(bound, self.build, self.bundle)
                 write_artifact(self.settings, known, self.build, self.bundle, bound)
             shutil.rmtree(bound, ignore_errors=True)
             running.rows = known.items
         with stage(self.progress, "measure the gates") as running:
-            live_blocks = self.catalogue.blocks(live.id) if live else []
-            measures = measure_lists(known, files, live, [block.path for block in live_blocks if block.path])
+            lists = ComparedLists.of(self.catalogue, known, live)
+            measures = measure_lists(lists)
             rows = sum(block.rows for block in blocks)
             mismatches |= {"files": measures.rows - rows, "scored table": committed - rows}
             running.rows = rows
@@ -175,10 +184,6 @@ class _Publication:
             finally:
                 write_report(self.settings, self.catalogue, known, live, self.build)
         return self.catalogue.move_generation(self.fence, known.id, "validated", rows=rows)
-
-    @property
-    def _bound_folder(self) -> Path:
-        return generation_folder(self.settings, self.plan.generation.id) / "scoring"
 
     def _gates_before(self, known: Generation, live: Generation | None) -> list[GateResult]:
         # One that was let through in spite of its rollback is forgiven.
@@ -211,10 +216,14 @@ class _Publication:
         tables = ScoredTables.of(self.settings)
         done = {block.number for block in self.catalogue.blocks(known.id) if is_intact(block)}
         todo = [number for number in range(self.plan.blocks) if number not in done]
+        bound, snapshots = bound_folder(self.settings, known.id), snapshot_folder(self.settings, known.id)
         if todo:
             with stage(self.progress, "bind the model to the items") as running:
-                bind_catalogue(self._bound_folder, self.build, self.bundle)
+                bind_catalogue(bound, self.build, self.bundle)
+                if self.settings.scoring.max_deltas:
+                    save_items(BoundCatalogue.load(bound), snapshots)
                 running.rows = known.items
+        delta = known.kind == "delta"
         tasks = [
             BlockTask(
                 store=self.settings.store,
@@ -224,20 +233,24 @@ class _Publication:
                 generation=known,
                 build=self.build.path.absolute(),
                 fingerprint=self.build.fingerprint,
-                catalogue=self._bound_folder,
+                catalogue=bound,
                 exclude_seen=self.bundle.exclude_seen,
                 active_since=self.plan.active_since,
                 number=number,
                 blocks=self.plan.blocks,
                 path=tables.block_path(known.id, number),
+                reserve=self.settings.scoring.reserve,
+                snapshots=snapshots if self.settings.scoring.max_deltas else None,
+                parent_snapshots=snapshot_folder(self.settings, known.parent) if delta else None,
             )
             for number in todo
         ]
-        with stage(self.progress, "score every user against every item", self.plan.blocks) as running:
+        name = "score what has changed" if delta else "score every user against every item"
+        with stage(self.progress, name, self.plan.blocks) as running:
             running.advance(len(done))
             for block in score_blocks(client, tasks):
                 self.catalogue.record_block(self.fence, block)
-                running.advance(rows=block.users * known.items)
+                running.advance(rows=block.rescored * known.items)
         return self.catalogue.blocks(known.id)
 
     def _verify(self, known: Generation, blocks: list[Block]) -> dict[str, int]:
@@ -248,13 +261,14 @@ class _Publication:
             closing(open_loader(self.settings.store, self.settings.project)) as loader,
         ):
             # What an earlier run has scored but not loaded, or loaded into a slot that was then taken.
-            load_generation(self.catalogue, self.fence, known, loader, NoProgress())
-            removed = clear_others(loader, known, blocks)
-            stored = count_stored(loader, known, blocks)
+            lineage = Lineage.of(self.catalogue, known)
+            load_generation(self.catalogue, self.fence, lineage, loader, NoProgress())
+            removed = clear_others(loader, lineage)
+            stored = count_stored(loader, lineage)
             if stored != users:  # the store was restarted, or another publisher's last task came late
                 _log.warning("the store has lost rows; loading all again", expected=users, stored=stored)
                 load_again(self.catalogue, self.fence, known, loader, self.progress)
-                stored = count_stored(loader, known, blocks)
+                stored = count_stored(loader, lineage)
             if removed:
                 _log.info("users who left were removed from the slot", users=removed)
             running.rows = stored

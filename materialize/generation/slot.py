@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from features.errors import CallerError, StorageError
+from features.errors import CallerError
 from features.schema import USER_ID
+from materialize.generation.lineage import ROW_COLUMNS, Part, read_rows
 from materialize.publish.published_lists import lists_of_rows
 from materialize.publish.redis_loader import RedisLoader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from materialize.generation.catalogue import Catalogue
+    from materialize.generation.lineage import Lineage
     from materialize.generation.records import Block, Fence, Generation
     from materialize.progress import Progress
     from materialize.settings import StoreSettings
@@ -40,16 +40,17 @@ def open_loader(store: StoreSettings, project: str) -> RedisLoader:
 
 
 def view_of(generation: Generation) -> str:
-    """Feast view of the slot that holds a generation.
+    """Feast view of the slot that holds a generation, or that it is entering.
 
     Raises:
         CallerError: If no slot holds it.
     """
-    if generation.slot is None:
+    slot = generation.entering or generation.slot
+    if slot is None:
         raise CallerError(
             f"generation {generation.id} is in no slot of the store", fix="activate it: that loads it again"
         )
-    return f"{generation.model}_{generation.slot}"
+    return f"{generation.model}_{slot}"
 
 
 def is_intact(block: Block) -> bool:
@@ -72,12 +73,21 @@ def load_file(loader: RedisLoader, generation: Generation, path: Path | str) -> 
         StorageError: If the file is missing or damaged.
         StoreError: If the store refuses or cannot be reached.
     """
-    lists = lists_of_rows(_read(path, ["user_id", "rank", "item_id", "score"]), generation.id)
-    return loader.load(view_of(generation), lists, generation.feature_cutoff).rows_accepted
+    return load_part(loader, view_of(generation), Part(generation, read_rows(path, ROW_COLUMNS)))
+
+
+def load_part(loader: RedisLoader, view: str, part: Part) -> int:
+    """Load rows as the generation that owns them wrote them; the users that the store accepted.
+
+    Raises:
+        StoreError: If the store refuses or cannot be reached.
+    """
+    lists = lists_of_rows(part.rows, part.owner.id)
+    return loader.load(view, lists, part.owner.feature_cutoff).rows_accepted
 
 
 def load_generation(
-    catalogue: Catalogue, fence: Fence, generation: Generation, loader: RedisLoader, progress: Progress
+    catalogue: Catalogue, fence: Fence, lineage: Lineage, loader: RedisLoader, progress: Progress
 ) -> int:
     """Load the blocks of a generation that its slot does not hold yet, from the scored files.
 
@@ -90,53 +100,63 @@ def load_generation(
         ConflictError: If the fence was lost.
     """
     loaded = 0
-    for block in catalogue.blocks(generation.id):
+    view = view_of(lineage.generation)
+    for block in catalogue.blocks(lineage.generation.id):
         if block.accepted is None:
-            accepted = load_file(loader, generation, block.path) if block.path else 0
+            accepted = sum(
+                load_part(loader, view, part) for part in lineage.parts(block.number, columns=ROW_COLUMNS)
+            )
             catalogue.record_block(fence, replace(block, accepted=accepted))
             loaded += accepted
         progress.advance()
     return loaded
 
 
-def clear_others(loader: RedisLoader, generation: Generation, blocks: Sequence[Block]) -> int:
-    """Remove from a generation's slot the rows of users who are not in it; the number of users removed."""
-    view = view_of(generation)
+def clear_others(loader: RedisLoader, lineage: Lineage) -> int:
+    """Remove from a generation's slot the rows of users who have no list in it; the number of users removed."""
+    view = view_of(lineage.generation)
     stored = loader.stored_ids(view)
     if not len(stored):
         return 0
     parts = [
-        chunk.cast(stored.type) for block in blocks if block.path for chunk in users_of(block.path).chunks
+        chunk.cast(stored.type)
+        for number in lineage.numbers
+        for part in lineage.parts(number)
+        for chunk in part.users.chunks
     ]
-    gone = stored.filter(
-        pc.invert(pc.is_in(stored, value_set=pa.chunked_array(parts, stored.type).combine_chunks()))
-    )
+    listed = pa.chunked_array(parts, stored.type).combine_chunks()
+    gone = stored.filter(pc.invert(pc.is_in(stored, value_set=listed)))
     if len(gone):
         loader.remove_view(view, gone)
     return len(gone)
 
 
-def count_stored(loader: RedisLoader, generation: Generation, blocks: Sequence[Block]) -> int:
-    """How many users the slot holds with a row of this very generation: each one is read."""
-    view = view_of(generation)
-    return sum(loader.count_generation(view, users_of(b.path), generation.id) for b in blocks if b.path)
+def count_stored(loader: RedisLoader, lineage: Lineage) -> int:
+    """How many users the slot holds with the very row that the generation gives them: each one is read."""
+    view = view_of(lineage.generation)
+    return sum(
+        loader.count_generation(view, part.users, part.owner.id)
+        for number in lineage.numbers
+        for part in lineage.parts(number)
+    )
 
 
-def slot_holds(loader: RedisLoader, generation: Generation, blocks: Sequence[Block]) -> bool:
+def slot_holds(loader: RedisLoader, lineage: Lineage) -> bool:
     """Whether a sample of users, spread over the blocks, is in the slot with this generation's rows.
 
     Quick on purpose: it tells a slot that holds a generation from one that was overwritten or lost.
     """
-    if generation.slot is None:
+    generation = lineage.generation
+    if generation.slot is None and generation.entering is None:
         return False
-    filled = [block for block in blocks if block.path]
-    for block in filled[:: max(1, len(filled) // SAMPLED_BLOCKS)]:
-        users = users_of(block.path)
-        places = np.linspace(0, len(users) - 1, min(SAMPLED_PER_BLOCK, len(users))).astype(np.int64)
-        if loader.count_generation(view_of(generation), users.take(pa.array(places)), generation.id) != len(
-            places
-        ):
-            return False
+    numbers = lineage.numbers
+    for number in numbers[:: max(1, len(numbers) // SAMPLED_BLOCKS)]:
+        for part in lineage.parts(number):
+            users = part.users
+            places = np.linspace(0, len(users) - 1, min(SAMPLED_PER_BLOCK, len(users))).astype(np.int64)
+            sample = users.take(pa.array(places))
+            if loader.count_generation(view_of(generation), sample, part.owner.id) != len(places):
+                return False
     return True
 
 
@@ -146,16 +166,5 @@ def users_of(path: Path | str) -> pa.ChunkedArray:
     Raises:
         StorageError: If the file is missing or damaged.
     """
-    table = _read(path, [USER_ID, "rank"])
-    return table.filter(pc.equal(table["rank"], 1))[USER_ID]
-
-
-def _read(path: Path | str, columns: list[str]) -> pa.Table:
-    # One file, not a data set: the folder's name must not become a column.
-    try:
-        with pq.ParquetFile(path) as file:
-            return file.read(columns=columns)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StorageError(
-            f"the scored rows in {path} cannot be read", got=str(error), fix="publish the generation again"
-        ) from error
+    rows = read_rows(path, (USER_ID, "rank"))
+    return rows.filter(pc.equal(rows["rank"], 1))[USER_ID]

@@ -74,6 +74,7 @@ GENERATIONS = Table(
     Column("feature_cutoff", UtcDateTime, nullable=False),
     Column("state", String(16), nullable=False),
     Column("slot", String(1), nullable=True),
+    Column("entering", String(1), nullable=True),
     Column("k", Integer, nullable=False),
     Column("users", BigInteger, nullable=False),
     Column("items", BigInteger, nullable=False),
@@ -96,6 +97,10 @@ BLOCKS = Table(
     Column("rows", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("accepted", BigInteger, nullable=True),
+    Column("lists", BigInteger, nullable=False),
+    Column("gone", BigInteger, nullable=False),
+    Column("rescored", BigInteger, nullable=False),
+    Column("merged", BigInteger, nullable=False),
 )
 
 GATE_RESULTS = Table(

@@ -3,7 +3,7 @@
 | view | rows |
 | --- | --- |
 | ``recommendations`` | of the live generation |
-| ``recommendations_all`` | of every retained generation |
+| ``recommendations_all`` | of every retained generation; of a delta, the lists that differ from its parent's |
 | ``items``, ``users``, ``models``, ``generations`` | as of the last publication |
 """
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from materialize.settings import Settings
+
+_ROWS = "recommendations_rows"
+"""View of everything in the table's files."""
 
 _READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.RELATION}
 
@@ -53,7 +56,9 @@ def connect(tables: ScoredTables, generation: str | Sequence[str] | None = None)
         if name in present:
             _view(connection, name, tables, name)
     if RECOMMENDATIONS in present:
-        _view(connection, "recommendations_all", tables, RECOMMENDATIONS)
+        _view(connection, _ROWS, tables, RECOMMENDATIONS)
+        # Rank 0 says that a delta has removed a user's list.
+        connection.execute(f"CREATE VIEW recommendations_all AS FROM {_ROWS} WHERE rank > 0")
         chain = [generation] if isinstance(generation, str) else list(generation or ())
         if chain:
             connection.execute(_live(chain))
@@ -96,10 +101,10 @@ def _live(chain: Sequence[str]) -> str:
     newer: list[str] = []
     parts = []
     for generation in chain:
-        part = f"SELECT * FROM recommendations_all WHERE generation = {_quoted(generation)}"  # noqa: S608
+        part = f"SELECT * FROM {_ROWS} WHERE rank > 0 AND generation = {_quoted(generation)}"  # noqa: S608
         if newer:
             part += (
-                " AND user_id NOT IN (SELECT user_id FROM recommendations_all WHERE generation IN"  # noqa: S608
+                f" AND user_id NOT IN (SELECT user_id FROM {_ROWS} WHERE rank <= 1 AND generation IN"  # noqa: S608
                 f" ({', '.join(map(_quoted, newer))}))"
             )
         parts.append(part)

@@ -85,9 +85,15 @@ def _values(build: FeatureBuild, column: FeatureColumn) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class World:
-    """A shop, its store and its catalogue."""
+    """A shop, its store and its catalogue.
+
+    Attributes:
+        settings: Where everything is.
+        users: The largest id of a user.
+    """
 
     settings: Settings
+    users: int = 150
 
     @property
     def catalogue(self) -> Catalogue:
@@ -105,6 +111,7 @@ class World:
         progress: Progress | None = None,
         overrides: Mapping[str, str] | None = None,
         metrics: Mapping[str, Any] | None = None,
+        full: bool = False,
         **scoring: object,
     ) -> Generation:
         settings = self.settings
@@ -112,7 +119,13 @@ class World:
             settings = settings.model_copy(update={"scoring": settings.scoring.model_copy(update=scoring)})
         bundle = replace(random_bundle(settings, seed), metrics=metrics or {})
         return publish_generation(
-            settings, open_build(settings), bundle, client, progress or NoProgress(), overrides=overrides
+            settings,
+            open_build(settings),
+            bundle,
+            client,
+            progress or NoProgress(),
+            overrides=overrides,
+            full=full,
         )
 
     def pointer(self) -> LivePointer | None:
@@ -126,7 +139,7 @@ class World:
         fields = [field_hash(view, f) for f in ("item_ids", "scores", "generation")]
         rows: dict[int, tuple[Any, ...]] = {}
         with closing(self.store) as store:
-            for user in range(1, 151):
+            for user in range(1, self.users + 1):
                 key: Any = entity_key(user, self.settings.project)
                 raw: list[Any] = store.hmget(key, fields)  # type: ignore[assignment]
                 if raw[2] is not None:
@@ -137,6 +150,20 @@ class World:
         """What a look-up service would answer from, by user."""
         pointer = self.pointer()
         return {} if pointer is None else self.slot(pointer.slot)
+
+    def answers(self) -> dict[int, tuple[Any, ...]]:
+        """What :meth:`served` gives, after checking that a look-up service would accept every row."""
+        pointer, rows = self.pointer(), self.served()
+        assert pointer is not None
+        accepted = {pointer.generation, *pointer.lineage, *(other.generation for other in pointer.passing)}
+        assert {row[2] for row in rows.values()} <= accepted
+        return rows
+
+    def hashes(self) -> dict[bytes, dict[bytes, bytes]]:
+        """Every field of every user's hash, byte for byte."""
+        with closing(self.store) as store:
+            keys: Any = [key for key in store.scan_iter() if not key.startswith(b"prescore:")]
+            return {key: store.hgetall(key) for key in keys}  # type: ignore[misc]
 
     def contents(self) -> dict[str, object]:
         """Everything that a publication leaves, but for times and fencing tokens."""

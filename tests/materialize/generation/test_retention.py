@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 from materialize.generation.records import Generation, State
 from materialize.generation.retention import superfluous
@@ -26,7 +27,7 @@ def generation(number: int, state: State, published: int | None = None) -> Gener
 
 
 def gone(*newest_first: Generation, keep: int = 3) -> list[str]:
-    return [g.id for g in superfluous(newest_first, keep)]
+    return [g.id for g in superfluous(newest_first, keep)[0]]
 
 
 def test_the_live_one_and_its_predecessors_stay() -> None:
@@ -56,3 +57,14 @@ def test_of_unfinished_and_rejected_ones_the_newest_stays() -> None:
         generation(4, "live", 4),
         generation(3, "validated"),
     ) == ["g5", "g3"]
+
+
+def test_what_a_kept_delta_stands_on_stays() -> None:
+    full = generation(1, "retired", 1)
+    deltas = [replace(generation(n, "retired", n), kind="delta", parent=f"g{n - 1}") for n in (5, 4, 3, 2)]
+    live = replace(generation(6, "live", 6), kind="delta", parent="g5")
+    collected, beneath = superfluous([live, *deltas, full], 2)
+    assert collected == []
+    assert [g.id for g in beneath] == ["g4", "g3", "g2", "g1"]
+    newer = [generation(8, "live", 8), generation(7, "retired", 7), replace(live, state="retired")]
+    assert gone(*newer, *deltas, full, keep=2) == ["g6", "g5", "g4", "g3", "g2", "g1"]
