@@ -18,8 +18,10 @@ from materialize.progress import stage
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
+    from typing import Any
 
     import pyarrow as pa
     from distributed import Client
@@ -150,7 +152,17 @@ def train(settings: Settings, cutoff: dt.datetime, progress: Progress) -> ModelB
             metrics=dict(bundle.metrics),
         )
     )
+    _report_once(settings, bundle)
     return bundle
+
+
+def _report_once(settings: Settings, bundle: ModelBundle) -> None:
+    """Write the page of a model's evaluation, unless there is one, which may hold more baselines."""
+    from materialize.training.report import report_path, write_report
+
+    path = report_path(settings, bundle.id)
+    if not path.exists():
+        write_report(bundle.metrics, bundle.id, path)
 
 
 def _train_once(settings: Settings, cutoff: dt.datetime, progress: Progress) -> ModelBundle:
@@ -158,6 +170,37 @@ def _train_once(settings: Settings, cutoff: dt.datetime, progress: Progress) -> 
 
     with cluster(settings) as client:
         return train_model(settings, cutoff, client, progress)
+
+
+def evaluate(
+    settings: Settings,
+    bundle: ModelBundle,
+    against: Sequence[str] | None,
+    report: Path | None,
+    progress: Progress,
+) -> tuple[dict[str, Any], Path]:
+    """Measure a model anew beside baselines (default: all), and write the page.
+
+    Returns:
+        Its metrics, and where the page is: ``report``, or in the warehouse's ``evaluations``.
+
+    Raises:
+        CallerError: If there is no baseline of such a name, or the model has no evaluation window.
+        SourceError: If the tables cannot be read.
+        StorageError: If the page cannot be written.
+    """
+    from materialize.training.compare import ALL, compare_bundle
+    from materialize.training.report import report_path, write_report
+
+    metrics = compare_bundle(settings, bundle, ALL if against is None else against, progress)
+    return metrics, write_report(metrics, bundle.id, report or report_path(settings, bundle.id))
+
+
+def promote_trained(settings: Settings, bundle: ModelBundle, progress: Progress) -> Promotion:
+    """Make a model that was just trained the champion if the gates allow it; the first one is it at once."""
+    from materialize.models.promotion import promote_unattended
+
+    return promote_unattended(settings, bundle.id, progress)
 
 
 def find_bundle(settings: Settings, model_id: str) -> ModelBundle:

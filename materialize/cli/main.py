@@ -19,6 +19,7 @@ from materialize.cli import (
     bench,
     demo,
     erase_user,
+    evaluate,
     features,
     generations,
     init,
@@ -55,6 +56,7 @@ app.command("init", rich_help_panel=WALK)(init.init)
 app.command("run", rich_help_panel=WALK)(run.run)
 app.add_typer(features.app, name="features", rich_help_panel=STAGES)
 app.command("train", rich_help_panel=STAGES)(train.train)
+app.command("evaluate", rich_help_panel=STAGES)(evaluate.evaluate)
 app.command("score", rich_help_panel=STAGES)(score.score)
 app.add_typer(generations.app, name="generations", rich_help_panel=USE)
 app.command("lookup", rich_help_panel=USE)(lookup.lookup)

@@ -1,4 +1,4 @@
-"""Compares a saved model with more baselines than every training does: ``prescore evaluate``."""
+"""Measures a saved model anew, beside more baselines than every training does: ``prescore evaluate``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from features.sources import open_sources
 from materialize.progress import NoProgress, Progress, stage
 from materialize.training.baselines import simple_baselines
 from materialize.training.collaborative_baselines import collaborative_baselines
-from materialize.training.evaluate import EvaluationTask, against_best, evaluate_baseline, evaluate_model
+from materialize.training.evaluate import (
+    EvaluationTask,
+    evaluate_baseline,
+    evaluate_model,
+    evaluation_report,
+)
 from materialize.training.label_windows import LabelWindow
 
 if TYPE_CHECKING:
@@ -35,7 +40,7 @@ def compare_bundle(
         progress: Told of every method.
 
     Returns:
-        JSON as in the bundle's metrics: ``methods`` and ``against_best``.
+        The bundle's metrics, measured anew and with these methods.
 
     Raises:
         CallerError: If a baseline has no such name, or the bundle was not evaluated.
@@ -50,20 +55,23 @@ def compare_bundle(
     window = LabelWindow(
         *(datetime.fromisoformat(bundle.metrics["window"][edge]) for edge in ("start", "end"))
     )
-    seed = settings.training.seed
+    training = settings.training.model_copy(update={"objective": _objective(bundle)})
     with open_sources(settings, scratch=settings.features_path / ".scratch") as sources:
         build = build_features(settings, window.start, settings.features_path, sources=sources)
         task = EvaluationTask.prepare(sources.events, build, window, exclude_seen=bundle.exclude_seen)
         simple = simple_baselines(task.history)
-        others = collaborative_baselines(sources.events, window.start, task.space.items, task.history, seed)
-        with stage(progress, "Evaluate model") as running:
+        others = collaborative_baselines(
+            sources.events, window.start, task.space.items, task.history, training.seed
+        )
+        with stage(progress, "rank by the model") as running:
             running.rows = len(task.space.users) * len(task.space.items)
             methods = {"model": evaluate_model(task, bundle.booster(), bundle.schema)}
         for name in against:
-            with stage(progress, f"Evaluate {name}") as running:
+            with stage(progress, f"rank by {name}") as running:
                 running.rows = len(task.space.users) * len(task.space.items)
                 methods[name] = evaluate_baseline(task, simple[name] if name in simple else others[name]())
-    return {
-        "methods": {name: method.report(task, seed) for name, method in methods.items()},
-        "against_best": against_best(methods, seed),
-    }
+    return {**bundle.metrics, **evaluation_report(task, methods, training)}
+
+
+def _objective(bundle: ModelBundle) -> str:
+    return str(bundle.lineage.parameters.get("objective", "binary:logistic"))

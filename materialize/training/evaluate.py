@@ -23,6 +23,7 @@ from materialize.training.history import History
 from materialize.training.label_windows import LabelWindow, pairs_before, pairs_in_window
 from materialize.training.metrics import DEPTH, RankingQuality, measure
 from materialize.training.pair_codes import PairCodes, contains
+from materialize.training.score_facts import score_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from features.feature_build import FeatureBuild
     from features.schema import FeatureSchema
+    from materialize.scoring import TopK
+    from materialize.settings import TrainingSettings
 
 MOST_USERS = 10_000
 """More users than these are thinned out by their hash; the intervals say what that costs."""
@@ -106,30 +109,31 @@ class EvaluationTask:
         """Share of the positives that the user had before."""
         return float(contains(self.seen, self.positives).mean()) if len(self.positives) else 0.0
 
+    def wanted(self) -> NDArray[np.int64]:
+        """Positives of the lists as they are served."""
+        return self.new_positives() if self.exclude_seen else self.positives
+
     def new_positives(self) -> NDArray[np.int64]:
         """Positives that the user had not before."""
         return self.positives[~contains(self.seen, self.positives)]
 
-    def rank_model(
-        self, booster: xgboost.Booster, schema: FeatureSchema, *, exclude_seen: bool
-    ) -> NDArray[np.int64]:
-        """The model's lists: int64[users, depth], item positions, -1 past the end."""
+    def rank_model(self, booster: xgboost.Booster, schema: FeatureSchema, *, exclude_seen: bool) -> TopK:
+        """The model's lists, of the evaluated users in their order."""
         catalogue = PairScorer.from_xgboost(booster, schema).bind(self.build.read_items())
         known = self.build.read_users(self.hashes)
         # Users who came after the build have no row: all their features are missing.
         users = known.take(pc.index_in(self.space.users, value_set=known[USER_ID].combine_chunks()))
         users = users.set_column(users.schema.get_field_index(USER_ID), USER_ID, self.space.users)
-        top = catalogue.top_k(
+        return catalogue.top_k(
             users.drop_columns([USER_HASH]),
             k=min(DEPTH, len(self.space.items)),
             affinity={group: self.build.read_affinity(group, self.hashes) for group in schema.groups},
             pairs=self.build.read_pairs(self.hashes),
             exclude=self.space.decode(self.seen) if exclude_seen else None,
         )
-        return top.item_index.astype(np.int64)
 
     def rank_baseline(self, baseline: Baseline, *, exclude_seen: bool) -> NDArray[np.int64]:
-        """A baseline's lists, likewise."""
+        """A baseline's lists: int64[users, depth], item positions, -1 past the end."""
         nothing = np.zeros(0, np.int64)
         return rank(
             baseline,
@@ -149,45 +153,69 @@ class EvaluationTask:
 
 @dataclass(frozen=True)
 class MethodQuality:
-    """One method's quality, as it would be served, and on items that are new to the user."""
+    """One method's quality.
+
+    Attributes:
+        served: As it would be served.
+        new_items: On items that are new to the user, ranked without the others.
+        fresh_items: As served, on items that nobody had more than 28 days before.
+        top: The lists as served with their scores, of a model.
+    """
 
     served: RankingQuality
     new_items: RankingQuality
+    fresh_items: RankingQuality
+    top: TopK | None = None
 
     @classmethod
     def of(
-        cls, task: EvaluationTask, ranked: NDArray[np.int64], ranked_new: NDArray[np.int64]
+        cls,
+        task: EvaluationTask,
+        ranked: NDArray[np.int64],
+        ranked_new: NDArray[np.int64],
+        top: TopK | None = None,
     ) -> MethodQuality:
         """Measure both rankings of a method."""
-        items, new = len(task.space.items), task.new_positives()
+        shares, wanted = task.history.shares(), task.wanted()
+        fresh = wanted[task.history.fresh[wanted % len(shares)]]
         return cls(
-            measure(ranked, new if task.exclude_seen else task.positives, items),
-            measure(ranked_new, new, items),
+            measure(ranked, wanted, shares),
+            measure(ranked_new, task.new_positives(), shares),
+            measure(ranked, fresh, shares),
+            top,
         )
 
     def report(self, task: EvaluationTask, seed: int) -> dict[str, Any]:
-        """JSON: the measures, their ``intervals``, ``new_items`` and ``segments``."""
+        """JSON: the measures, their ``intervals``, ``new_items``, ``fresh_items`` and ``segments`` of users."""
         return {
-            **self.served.means(),
-            "coverage@10": self.served.coverage,
-            "intervals": self.served.intervals(seed),
-            "new_items": {
-                **self.new_items.means(),
-                "coverage@10": self.new_items.coverage,
-                "intervals": self.new_items.intervals(seed),
-            },
+            **_part(self.served, seed),
+            "new_items": _part(self.new_items, seed),
+            "fresh_items": _part(self.fresh_items, seed),
             "segments": {
-                name: {"users": int(among.sum()), **self.served.means(among)}
+                name: {
+                    "users": int(among.sum()),
+                    **self.served.means(among),
+                    "intervals": self.served.intervals(seed, among),
+                }
                 for name, among in task.segments().items()
             },
         }
 
 
+def _part(quality: RankingQuality, seed: int) -> dict[str, Any]:
+    return {
+        "users": int((~np.isnan(quality.per_user["ndcg@10"])).sum()),
+        **quality.means(),
+        "coverage@10": quality.coverage,
+        "intervals": quality.intervals(seed),
+    }
+
+
 def evaluate_model(task: EvaluationTask, booster: xgboost.Booster, schema: FeatureSchema) -> MethodQuality:
     """Quality of a model."""
     new = task.rank_model(booster, schema, exclude_seen=True)
-    ranked = new if task.exclude_seen else task.rank_model(booster, schema, exclude_seen=False)
-    return MethodQuality.of(task, ranked, new)
+    top = new if task.exclude_seen else task.rank_model(booster, schema, exclude_seen=False)
+    return MethodQuality.of(task, top.item_index.astype(np.int64), new.item_index.astype(np.int64), top)
 
 
 def evaluate_baseline(task: EvaluationTask, baseline: Baseline) -> MethodQuality:
@@ -205,8 +233,8 @@ def against_best(methods: Mapping[str, MethodQuality], seed: int) -> dict[str, A
         seed: Of the resampling.
 
     Returns:
-        Per ``served`` and ``new_items``: ``baseline``, ``gain`` (difference of the means) and ``interval``
-        (95 %, resampled over the same users).
+        Per ``served`` and ``new_items``: ``baseline``, ``gain`` (difference of the means), ``interval``
+        (95 %, resampled over the same users), and ``verdict``: the model is ``better``, ``level`` or ``worse``.
     """
     found = {}
     for part in ("served", "new_items"):
@@ -215,12 +243,46 @@ def against_best(methods: Mapping[str, MethodQuality], seed: int) -> dict[str, A
         }
         model = qualities.pop("model")
         best = max(qualities, key=lambda name: qualities[name].means()["ndcg@10"])
+        low, high = model.gain_over(qualities[best], "ndcg@10", seed)
         found[part] = {
             "baseline": best,
             "gain": model.means()["ndcg@10"] - qualities[best].means()["ndcg@10"],
-            "interval": model.gain_over(qualities[best], "ndcg@10", seed),
+            "interval": [low, high],
+            "verdict": "better" if low > 0 else "worse" if high < 0 else "level",
         }
     return found
+
+
+def evaluation_report(
+    task: EvaluationTask, methods: Mapping[str, MethodQuality], training: TrainingSettings
+) -> dict[str, Any]:
+    """All that was measured.
+
+    Args:
+        task: What was ranked.
+        methods: ``model`` and at least one baseline.
+        training: Objective, and the seed of the resampling.
+
+    Returns:
+        JSON: ``window``; ``methods``, see :meth:`MethodQuality.report`; ``against_best``, see :func:`against_best`;
+        ``scores``, see :func:`~materialize.training.score_facts.score_facts`.
+    """
+    top = methods["model"].top
+    return {
+        "window": {
+            "start": task.window.start.isoformat(),
+            "end": task.window.end.isoformat(),
+            "users": len(task.space.users),
+            "candidates": len(task.space.items),
+            "positives": len(task.positives),
+            "repeat_share": task.repeat_share(),
+        },
+        "methods": {name: method.report(task, training.seed) for name, method in methods.items()},
+        "against_best": against_best(methods, training.seed),
+        "scores": {}
+        if top is None
+        else score_facts(task, top, probabilities=training.objective == "binary:logistic"),
+    }
 
 
 def thin_out(amount: int, most: int) -> HashRange:

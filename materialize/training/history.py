@@ -34,6 +34,7 @@ class History:
         counts: float32[users, items]: number of events, same sparsity.
         popularity: float64[items]: number of events.
         recent: float64[items]: number of events in the last 28 days.
+        fresh: bool[items]: the first event of anybody lies in the last 28 days, or there is none.
         rows: int64[evaluated users]: their row in the matrices; the last row, which is empty, for users
             without history.
     """
@@ -42,6 +43,7 @@ class History:
     counts: sp.csr_matrix
     popularity: NDArray[np.float64]
     recent: NDArray[np.float64]
+    fresh: NDArray[np.bool_]
     rows: NDArray[np.int64]
 
     @classmethod
@@ -62,7 +64,10 @@ class History:
             before.mutate(weight=(-age * (np.log(2) / HALF_LIFE_DAYS)).exp(), recent=age <= RECENT_DAYS)
             .group_by(USER_ID, ITEM_ID)
             .aggregate(
-                decayed=lambda t: t.weight.sum(), events=lambda t: t.count(), recent=lambda t: t.recent.sum()
+                decayed=lambda t: t.weight.sum(),
+                events=lambda t: t.count(),
+                recent=lambda t: t.recent.sum(),
+                known=lambda t: (~t.recent).sum(),
             )
             .order_by(USER_ID, ITEM_ID)
             .to_pyarrow()
@@ -84,8 +89,18 @@ class History:
             zero_copy_only=False
         )
         return cls(
-            matrix("decayed"), matrix("events"), total("events"), total("recent"), rows.astype(np.int64)
+            matrix("decayed"),
+            matrix("events"),
+            total("events"),
+            total("recent"),
+            total("known") == 0,
+            rows.astype(np.int64),
         )
+
+    def shares(self) -> NDArray[np.float64]:
+        """Share of all users with a history who had each item: float64[items]; half a user where nobody had."""
+        users = np.diff(self.counts.tocsc().indptr)
+        return np.asarray(np.maximum(users, 0.5) / max(1, self.counts.shape[0] - 1), np.float64)
 
     def events_per_user(self) -> NDArray[np.float64]:
         """Number of past events of each evaluated user: float64."""

@@ -1,4 +1,4 @@
-"""Measures rankings: NDCG, recall and coverage over the full catalogue, with bootstrap intervals over users."""
+"""Measures rankings over the full catalogue, user by user, with bootstrap intervals over users."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class RankingQuality:
 
     Attributes:
         per_user: float64[users] per measure, NaN for users without a positive:
-            ``ndcg@10`` (binary gain), ``recall@10``, ``recall@50`` (found positives ÷ positives).
+            ``ndcg@10`` (binary gain), ``recall@10``, ``recall@50`` (found positives ÷ positives),
+            ``hit_rate@10`` (1 if any of ten is a positive), ``novelty@10`` (mean of -log2 of the share of the
+            users who had the item: bits; 0 for what everybody has).
         coverage: Share of the items that are in some user's first ten.
     """
 
@@ -39,24 +41,27 @@ class RankingQuality:
             name: _mean(values if among is None else values[among]) for name, values in self.per_user.items()
         }
 
-    def intervals(self, seed: int) -> dict[str, list[float]]:
+    def intervals(self, seed: int, among: NDArray[np.bool_] | None = None) -> dict[str, list[float]]:
         """95 % interval of each mean: percentiles of means over resampled users."""
-        return {name: _interval(values, seed) for name, values in self.per_user.items()}
+        chosen = [values if among is None else values[among] for values in self.per_user.values()]
+        return dict(zip(self.per_user, _intervals(np.stack(chosen), seed), strict=True))
 
     def gain_over(self, other: RankingQuality, measure: str, seed: int) -> list[float]:
         """95 % interval of the mean difference to another method on the same users (paired)."""
-        return _interval(self.per_user[measure] - other.per_user[measure], seed)
+        return _intervals((self.per_user[measure] - other.per_user[measure])[None], seed)[0]
 
 
-def measure(ranked: NDArray[np.int64], positives: NDArray[np.int64], items: int) -> RankingQuality:
+def measure(
+    ranked: NDArray[np.int64], positives: NDArray[np.int64], shares: NDArray[np.float64]
+) -> RankingQuality:
     """Measure a ranking.
 
     Args:
         ranked: int64[users, at least 1]: item positions, best first; -1 where a list has ended.
         positives: Sorted codes ``user row * items + item position``.
-        items: Number of candidates.
+        shares: float64[items]: share of the users who had each candidate, above 0.
     """
-    users = len(ranked)
+    users, items = len(ranked), len(shares)
     rows = np.arange(users)[:, None] * items
     hits = contains(positives, rows + np.maximum(ranked, 0)) & (ranked >= 0)
     wanted = np.bincount(positives // items, minlength=users)
@@ -65,11 +70,16 @@ def measure(ranked: NDArray[np.int64], positives: NDArray[np.int64], items: int)
     ten = hits[:, :10]
     denominator = np.where(wanted > 0, wanted, np.nan)
     measured = ranked[wanted > 0, :10]
+    listed = ranked[:, :10] >= 0
+    bits = np.where(listed, -np.log2(shares)[np.maximum(ranked[:, :10], 0)], 0.0)
+    novelty = np.where(listed.any(axis=1), bits.sum(axis=1) / np.maximum(listed.sum(axis=1), 1), np.nan)
     return RankingQuality(
         {
             "ndcg@10": (ten * discount[: ten.shape[1]]).sum(axis=1) / ideal,
             "recall@10": ten.sum(axis=1) / denominator,
             "recall@50": hits[:, :50].sum(axis=1) / denominator,
+            "hit_rate@10": np.where(wanted > 0, ten.any(axis=1), np.nan),
+            "novelty@10": np.where(wanted > 0, novelty, np.nan),
         },
         len(np.unique(measured[measured >= 0])) / items,
     )
@@ -80,11 +90,12 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(known.mean()) if len(known) else 0.0
 
 
-def _interval(values: NDArray[np.float64], seed: int) -> list[float]:
-    known = values[~np.isnan(values)]
+def _intervals(values: NDArray[np.float64], seed: int) -> list[list[float]]:
+    """Of each row [measures, users]; a user who lacks one measure is left out of all."""
+    known = values[:, ~np.isnan(values).any(axis=0)].T
     if not len(known):
-        return [0.0, 0.0]
+        return [[0.0, 0.0]] * len(values)
     rng = np.random.default_rng(seed)
-    means = [known[rng.integers(0, len(known), len(known))].mean() for _ in range(RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return [float(low), float(high)]
+    means = [known[rng.integers(0, len(known), len(known))].mean(axis=0) for _ in range(RESAMPLES)]
+    bounds: list[list[float]] = np.percentile(means, [2.5, 97.5], axis=0).T.tolist()
+    return bounds

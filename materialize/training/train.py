@@ -32,15 +32,16 @@ from materialize.training.boosting import (
 from materialize.training.checkpoint import Checkpoint
 from materialize.training.evaluate import (
     EvaluationTask,
-    against_best,
     evaluate_baseline,
     evaluate_model,
+    evaluation_report,
 )
 from materialize.training.label_windows import (
     LabelWindow,
     WindowPlan,
     plan_windows,
 )
+from materialize.training.score_facts import gain_by_scope
 from materialize.training.window_labels import WindowLabels, decide_exclude_seen, read_labels, sample_window
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ def train_model(
         progress: Told of every stage.
 
     Returns:
-        The bundle that was saved below ``settings.models_path``, or one of the same inputs that was there. Its metrics: ``window``; ``methods``, with
-        ``model`` and each baseline (see :meth:`MethodQuality.report`); ``against_best``; ``exclude_seen`` with its reason;
-        ``training`` with windows, rows, rounds, learning curve and gains.
+        The bundle that was saved below ``settings.models_path``, or one of the same inputs that was there. Its metrics:
+        those of :func:`~materialize.training.evaluate.evaluation_report`; ``exclude_seen`` and all ``choices`` made
+        from the data, with reasons; ``training`` with windows, rows, rounds, learning curve and gains.
 
     Raises:
         SourceError: If the tables cannot be read, or there is nothing to learn or to evaluate.
@@ -120,26 +121,18 @@ def train_model(
             **{name: evaluate_baseline(task, b) for name, b in simple_baselines(task.history).items()},
         }
         running.rows = len(task.space.users) * len(task.space.items)
-    seed = settings.training.seed
     metrics = {
-        "window": {
-            "start": plan.evaluation.start.isoformat(),
-            "end": plan.evaluation.end.isoformat(),
-            "users": len(task.space.users),
-            "candidates": len(task.space.items),
-            "positives": len(task.positives),
-            "repeat_share": task.repeat_share(),
-        },
-        "methods": {name: method.report(task, seed) for name, method in methods.items()},
-        "against_best": against_best(methods, seed),
+        **evaluation_report(task, methods, settings.training),
         "exclude_seen": {"value": exclude_seen, "reason": reason},
+        "choices": [{"name": "exclude_seen", "value": exclude_seen, "reason": reason}],
         "training": {
             "windows": [[w.start.isoformat(), w.end.isoformat()] for w in plan.training],
             "rows": len(rows),
             "positives": int(rows.labels.sum()),
             "rounds": final.rounds,
             "curve": first.curve,
-            "gain": gain_by_feature(final.booster),
+            "gain": (gain := gain_by_feature(final.booster)),
+            "gain_by_scope": gain_by_scope(gain, schema),
         },
     }
     bundle = ModelBundle.save(

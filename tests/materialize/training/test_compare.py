@@ -19,6 +19,7 @@ def test_a_saved_model_is_measured_beside_every_baseline(settings: Settings, bun
     best = max(ALL, key=quality.__getitem__)
     assert compared["against_best"]["served"]["baseline"] == best
     assert compared["against_best"]["served"]["gain"] == pytest.approx(quality["model"] - quality[best])
+    assert compared["scores"] == bundle.metrics["scores"]
     low, high = compared["against_best"]["served"]["interval"]
     assert low <= compared["against_best"]["served"]["gain"] <= high
     assert quality["tifu_knn"] > quality["popularity"]

@@ -40,9 +40,10 @@ def test_the_bundle_says_what_was_measured(bundle: ModelBundle) -> None:
     assert list(metrics["methods"]) == ["model", "popularity", "recent_popularity", "own_decayed_frequency"]
     for method in metrics["methods"].values():
         for measured in (method, method["new_items"]):
-            for name in ("ndcg@10", "recall@10", "recall@50"):
+            for name in ("ndcg@10", "recall@10", "recall@50", "hit_rate@10"):
                 low, high = measured["intervals"][name]
                 assert 0 <= low <= measured[name] <= high <= 1
+            assert measured["novelty@10"] > 0
             assert 0 <= measured["coverage@10"] <= 1
         assert sum(segment["users"] for segment in method["segments"].values()) == metrics["window"]["users"]
     assert metrics["methods"]["model"]["ndcg@10"] > 1.2 * metrics["methods"]["popularity"]["ndcg@10"]
@@ -127,11 +128,13 @@ def test_the_models_lists_are_those_of_brute_force(settings: Settings, bundle: M
     margins = bundle.booster().inplace_predict(matrix, predict_type="margin").reshape(users, items)
     expected = np.argsort(-margins, axis=1, kind="stable")
     booster = bundle.booster()
-    assert np.array_equal(task.rank_model(booster, bundle.schema, exclude_seen=False), expected[:, :50])
+    served = task.rank_model(booster, bundle.schema, exclude_seen=False)
+    assert np.array_equal(served.item_index, expected[:, :50])
     margins.reshape(-1)[task.seen] = -np.inf
     unseen = np.argsort(-margins, axis=1, kind="stable")
     unseen[np.take_along_axis(margins, unseen, axis=1) == -np.inf] = -1
-    assert np.array_equal(task.rank_model(booster, bundle.schema, exclude_seen=True), unseen[:, :50])
+    new = task.rank_model(booster, bundle.schema, exclude_seen=True)
+    assert np.array_equal(new.item_index, unseen[:, :50])
 
 
 def test_a_planted_leak_is_seen_in_the_measures(settings: Settings, tmp_path: Path) -> None:
