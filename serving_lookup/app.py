@@ -68,7 +68,7 @@ class LookupApplication:
         api.add_exception_handler(Problem, answer_problem)
         api.add_exception_handler(HTTPException, answer_http_error)
         api.add_exception_handler(Exception, answer_problem)
-        ModelRoutes(self.service, self._settings, self._recommend).add_to(api)
+        ModelRoutes(self.service, self._settings, self._recommend, self._hot).add_to(api)
         OperationRoutes(self.service).add_to(api)
         return api
 

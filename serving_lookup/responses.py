@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     import msgspec
 
-_NO_STORE = {"cache-control": "no-store"}
+NO_STORE = {"cache-control": "no-store"}
 
 
 def respond(document: msgspec.Struct, media_type: bytes = JSON, status: int = 200) -> Response:
     """A document in one of the two media types."""
-    return Response(encode(document, media_type), status, headers=_NO_STORE, media_type=media_type.decode())
+    return Response(encode(document, media_type), status, headers=NO_STORE, media_type=media_type.decode())
 
 
 def as_text(headers: list[tuple[bytes, bytes]]) -> Iterator[tuple[str, str]]:
