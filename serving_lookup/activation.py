@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_INT64: Final = struct.Struct("<q").pack
 POLL_SECONDS = 0.5
 PREDICTION_FIELDS = ("item_ids", "scores", "generation")
 
@@ -81,11 +83,19 @@ class LiveGeneration:
         return InputReader(self.artifact.schema)
 
     @cached_property
+    def _around_key(self) -> tuple[bytes, bytes]:
+        key, ending = entity_key(0, self.project), len(self.project.encode())
+        return key[: -8 - ending], key[len(key) - ending :]
+
+    @cached_property
     def _fields_packed(self) -> bytes:
         return pack(*self.fields).split(b"\r\n", 1)[1]
 
     def key(self, user_id: int | str) -> bytes:
         """Key of a user's hash."""
+        if isinstance(user_id, int):  # keys of whole numbers differ in 8 bytes
+            before, after = self._around_key
+            return before + _INT64(user_id) + after
         return entity_key(user_id, self.project)
 
     def remembered_key(self, user_id: int | str) -> bytes:

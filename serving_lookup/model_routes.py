@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import FastAPI, Request, Response
 
-from serving_lookup.answers import Answer, BatchAnswer, Explanation, PairScore, UserAnswer, negotiate
+from serving_lookup.answers import (
+    JSON,
+    Answer,
+    BatchAnswer,
+    Explanation,
+    PairScore,
+    UserAnswer,
+    encode,
+    negotiate,
+)
 from serving_lookup.openapi import ITEM, MODEL, list_parameters, operation, path_id
 from serving_lookup.parameters import (
     ListParameters,
@@ -20,13 +29,15 @@ from serving_lookup.parameters import (
 )
 from serving_lookup.problems import Problem, no_such_model
 from serving_lookup.request_bodies import BatchRequest, ScoreRequest, read_body
-from serving_lookup.responses import as_text, respond
+from serving_lookup.responses import NO_STORE, as_text, respond
+from serving_lookup.written_batch import WrittenBatch, user_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from materialize.settings import Settings
     from serving_lookup.activation import LiveGeneration
+    from serving_lookup.hot_route import HotRoute
     from serving_lookup.lookup import Lookup
     from serving_lookup.service import LookupService
 
@@ -41,17 +52,18 @@ class ModelRoutes:
         service: Gives the running service; raises a 503 problem before it runs.
         settings: The whole tree.
         recommend: Answers the hot route; here for HEAD requests and for the description.
+        hot: Writes plain hits.
     """
 
     def __init__(
-        self, service: Callable[[], LookupService], settings: Settings, recommend: Callable[..., Any]
+        self,
+        service: Callable[[], LookupService],
+        settings: Settings,
+        recommend: Callable[..., Any],
+        hot: HotRoute,
     ) -> None:
-        self._service, self._model, self._limits, self._recommend = (
-            service,
-            settings.model,
-            settings.lookup,
-            recommend,
-        )
+        self._service, self._model, self._limits = service, settings.model, settings.lookup
+        self._recommend, self._hot = recommend, hot
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes to an application."""
@@ -114,11 +126,35 @@ class ModelRoutes:
         kind = live.artifact.schema.user_id_type
         users = [_read_user(user, kind) for user in asked.users]
         wanted = [user for user in users if not isinstance(user, UserAnswer)]
+        if media_type == JSON and lookup.plain_live() is live:
+            return await self._batch_json(live, users, wanted, parameters)
         answers = iter(await lookup.recommend_many(live, wanted, parameters))
         return respond(
             BatchAnswer([u if isinstance(u, UserAnswer) else UserAnswer(u, next(answers)) for u in users]),
             media_type,
         )
+
+    async def _batch_json(
+        self,
+        live: LiveGeneration,
+        users: list[int | str | UserAnswer],
+        wanted: list[int | str],
+        asked: ListParameters,
+    ) -> Response:
+        """The same document, of which plain hits are written straight from their rows."""
+        running = self._service()
+        written = await WrittenBatch(self._hot, live, asked).read(running.store, wanted)
+        others = [user for user, text in zip(wanted, written, strict=True) if text is None]
+        answers = iter(await running.lookup.recommend_many(live, others, asked) if others else ())
+        texts, parts = iter(written), []
+        for u in users:
+            if isinstance(u, UserAnswer):
+                parts.append(encode(u, JSON))
+            elif (text := next(texts)) is not None:
+                parts.append(user_json(u, text))
+            else:
+                parts.append(encode(UserAnswer(u, next(answers)), JSON))
+        return Response(b'{"users":[%b]}' % b",".join(parts), headers=NO_STORE, media_type=JSON.decode())
 
     async def pair_score(self, request: Request, model: str, user: str, item: str) -> Response:
         """The model's margin of one user and one item, computed on demand."""

@@ -90,6 +90,8 @@ def read_json_id(value: object, kind: Literal["int64", "string"], entity: str) -
     Raises:
         Problem: If it is neither.
     """
+    if type(value) is int and kind == "int64" and -_INT64 <= value < _INT64:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise bad_request(
             "id", f"The {entity} id is neither text nor a whole number", got=type(value).__name__
