@@ -22,6 +22,7 @@ from features.feature_build import MANIFEST, FeatureBuild, FileEntry, list_build
 from features.parquet_writer import write_parquet
 from features.schema import USER_ID
 from features.scratch import scratch_folder
+from materialize.generation.snapshots import snapshot_folder
 from materialize.publish.scored_tables import RECOMMENDATIONS, ScoredTables, write_block_file
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ def erase_from_blocks(
     removed = 0
     for model, fence in fences.items():
         for generation in catalogue.generations(model):
+            # They hold ids and lists too. Without them the next generation is a full one.
+            shutil.rmtree(snapshot_folder(settings, generation.id), ignore_errors=True)
             blocks = catalogue.blocks(generation.id)
             changed = {
                 block.number: _without_user(tables, block, user, erasure)

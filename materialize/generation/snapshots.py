@@ -66,11 +66,11 @@ def load_block(folder: Path, generation_id: str, number: int) -> Snapshot:
 
 
 def _items(folder: Path) -> Path:
-    return folder / "items.arrow"
+    return folder / "items.checked"
 
 
 def _block(folder: Path, number: int) -> Path:
-    return folder / f"block-{number:06d}.arrow"
+    return folder / f"block-{number:06d}.checked"
 
 
 def _label(generation_id: str, number: int) -> str:
