@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import statistics
+import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,11 +20,18 @@ from materialize.cli.output import emit
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from materialize.cli.bench_lookup_load import LoadResult, Protocol
+    from materialize.cli.bench_lookup_load import Load, LoadResult
     from materialize.cli.bench_lookup_world import BenchWorld
 
 DRAWN = 20_000
 """Different requests that a run cycles through."""
+
+SHARES = (0.1, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
+"""Loads of the latency plot, as shares of the closed loop's rate."""
+
+MISSES_IN_MIX = 0.05
+GET, HITS, FEAST = "GET, same generator", "hits, JSON, k = 20", "feast serve"
+_TOOLS = ("valkey-benchmark", "redis-benchmark")
 
 
 @dataclass(frozen=True)
@@ -30,18 +40,26 @@ class Subject:
 
     Attributes:
         name: Row of the table.
-        protocol, port: Where it answers.
-        requests: Ready bytes.
+        load: What is sent.
         users: Users that one request asks for.
-        connections: How many at once.
     """
 
     name: str
-    protocol: Protocol
-    port: int
-    requests: Sequence[bytes]
+    load: Load
     users: int = 1
-    connections: int = 32
+
+
+@dataclass(frozen=True)
+class LookupBench:
+    """What was measured.
+
+    Attributes:
+        rows: One per subject: rates per second, latencies in milliseconds, ratios to peers in the same run.
+        latency: One per load of an open loop of hits: share, rate offered and answered, shed, percentiles.
+    """
+
+    rows: list[dict[str, object]]
+    latency: list[dict[str, float]]
 
 
 def bench_lookup(
@@ -54,79 +72,127 @@ def bench_lookup(
     workers: int = 1,
     feast: bool = True,
     told: Callable[[str], None] = lambda _: None,
-) -> list[dict[str, object]]:
-    """Measure store and service in turn, round after round, then ``feast serve``; medians of each.
+) -> LookupBench:
+    """Measure store, service and ``feast serve`` in turn, round after round; then the service at a rising load.
 
     Args:
         users: Users with a list of 50; as many more have features only and are scored on demand.
         items: Items of the catalogue.
         trees: Trees of depth 6 of the model.
         seconds: Of each measurement.
-        rounds: Measurements of each subject.
+        rounds: Measurements of each subject; medians count.
         workers: Worker processes of the service.
         feast: Whether to measure ``feast serve`` too.
         told: Hears what is being done.
-
-    Returns:
-        One row per subject: rates per second, latencies in milliseconds, and the ratios to peers in the same run.
     """
+    from contextlib import ExitStack
+
     from materialize.cli.bench_lookup_load import measure
     from materialize.cli.bench_lookup_world import feast_server, lookup_service, publish, store
 
-    with tempfile.TemporaryDirectory(prefix="prescore-bench-") as folder, store() as store_port:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prescore-bench-")))
+        store_port = stack.enter_context(store())
         told(f"publishing {users:,} lists and {2 * users:,} users' features")
-        world = publish(Path(folder), store_port, users, items, trees)
-        with lookup_service(world, workers) as service:
-            subjects = [*_store_subjects(world), *_service_subjects(world, service.port)]
-            results: dict[str, list[LoadResult]] = {}
-
-            def run(subject: Subject) -> None:
+        world = publish(folder, store_port, users, items, trees)
+        service = stack.enter_context(lookup_service(world, workers))
+        subjects = [*_store_subjects(world), *_service_subjects(world, service.port, workers)]
+        if feast:
+            told("starting feast serve")
+            peer = stack.enter_context(feast_server(world))
+            subjects.append(_feast_subject(world, peer.port))
+        results: dict[str, list[LoadResult]] = {}
+        limits: dict[str, list[float]] = {}
+        for _ in range(rounds):
+            for name, rate in _limits(world, seconds):
+                limits.setdefault(name, []).append(rate)
+            for subject in subjects:
                 told(subject.name)
-                result = measure(
-                    subject.protocol,
-                    subject.port,
-                    subject.requests,
-                    seconds=seconds,
-                    connections=subject.connections,
-                )
-                results.setdefault(subject.name, []).append(result)
-
-            for _ in range(rounds):
-                for subject in subjects:
-                    run(subject)
-            if feast:
-                told("starting feast serve")
-                with feast_server(world) as peer:
-                    subject = _feast_subject(world, peer.port)
-                    for _ in range(rounds):
-                        run(subject)
-                    subjects.append(subject)
-    return _rows(subjects, results)
+                results.setdefault(subject.name, []).append(measure(subject.load, seconds=seconds))
+        capacity = statistics.median(result.rate for result in results[HITS])
+        hits = next(subject.load for subject in subjects if subject.name == HITS)
+        latency = []
+        for share in SHARES:
+            told(f"hits at {share:.0%} of {capacity:,.0f}/s")
+            result = measure(replace(hits, rate=share * capacity, connections=64), seconds=seconds)
+            found = {f"p{p:g} ms": round(ms, 3) for p, ms in result.percentiles_ms.items()}
+            latency.append(
+                {
+                    "share": share,
+                    "offered/s": round(share * capacity),
+                    "answered/s": round(result.rate),
+                    "shed/s": round(result.shed / result.seconds),
+                    **found,
+                }
+            )
+    return LookupBench(_rows(subjects, results, limits), latency)
 
 
-def _rows(subjects: Sequence[Subject], results: dict[str, list[LoadResult]]) -> list[dict[str, object]]:
+def _limits(world: BenchWorld, seconds: float) -> Iterator[tuple[str, float]]:
+    """The store's rate as its own tool sees it, without pipelining, where that tool is installed."""
+    from materialize.cli.bench_lookup_world import MODEL, PROJECT, SLOT
+    from materialize.publish.feast_format import entity_key, field_hash
+    from materialize.publish.redis_loader import SLOT_FEATURES
+
+    tool = next((found for name in _TOOLS if (found := shutil.which(name))), None)
+    if tool is None:
+        return
+    key = entity_key(0, PROJECT)
+    fields = [field_hash(f"{MODEL}_{SLOT}", name) for name in SLOT_FEATURES]
+    # Arguments cannot hold a zero byte, so the row is copied under a plain name, with plain fields.
+    import redis
+
+    with redis.Redis(port=world.store_port) as client:
+        row = client.hmget(key, fields)
+        client.hset("raw:row", mapping={str(i): value for i, value in enumerate(row) if value is not None})
+    asked = str(max(int(50_000 * seconds), 1000))
+    for name, command in (("GET", ("get", "raw:0")), ("HMGET", ("hmget", "raw:row", "0", "1", "2"))):
+        done = subprocess.run(  # noqa: S603 - a tool of the store's own
+            [tool, "-p", str(world.store_port), "-c", "32", "-n", asked, "-q", *command],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        if rates := re.findall(r"([0-9.]+) requests per second", done.stdout):
+            yield f"{name}, {Path(tool).name}", float(rates[-1])
+
+
+def _rows(
+    subjects: Sequence[Subject], results: dict[str, list[LoadResult]], limits: dict[str, list[float]]
+) -> list[dict[str, object]]:
     def median(name: str) -> float:
         return statistics.median(result.rate for result in results[name])
 
-    get, feast = median("raw GET"), median("feast serve") if "feast serve" in results else None
+    # The stricter of the two: a client in C sees more of the store than one in Python.
+    get = max(
+        [median(GET), *(statistics.median(rates) for name, rates in limits.items() if name[:4] == "GET,")]
+    )
+    feast = median(FEAST) if FEAST in results else None
     rows: list[dict[str, object]] = []
+    for name, rates in limits.items():
+        rate = statistics.median(rates)
+        rows.append(_row(name, rate, 1, get, feast))
     for subject in subjects:
-        found, rate = results[subject.name], median(subject.name)
+        found = results[subject.name]
         middle = {p: statistics.median(r.percentiles_ms[p] for r in found) for p in (50.0, 99.0, 99.9)}
-        rows.append(
-            {
-                "what": subject.name,
-                "requests/s": round(rate),
-                "users/s": round(rate * subject.users),
-                "p50 ms": round(middle[50.0], 3),
-                "p99 ms": round(middle[99.0], 3),
-                "p99.9 ms": round(middle[99.9], 3),
-                "failures": sum(r.failures for r in found),
-                "× raw GET": round(rate * subject.users / get, 3),
-                "× feast serve": round(rate * subject.users / feast, 1) if feast else None,
-            }
-        )
+        row = _row(subject.name, median(subject.name), subject.users, get, feast)
+        row |= {f"p{p:g} ms": round(ms, 3) for p, ms in middle.items()}
+        rows.append(row | {"failures": sum(r.failures + r.shed for r in found)})
     return rows
+
+
+def _row(name: str, rate: float, users: int, get: float, feast: float | None) -> dict[str, object]:
+    return {
+        "what": name,
+        "requests/s": round(rate),
+        "users/s": round(rate * users),
+        "× GET": round(rate * users / get, 3),
+        "× feast serve": round(rate * users / feast, 1) if feast else None,
+        "p50 ms": None,
+        "p99 ms": None,
+        "p99.9 ms": None,
+        "failures": None,
+    }
 
 
 def _drawn_users(world: BenchWorld, first: int) -> Iterator[int]:
@@ -136,9 +202,10 @@ def _drawn_users(world: BenchWorld, first: int) -> Iterator[int]:
 
 
 def _store_subjects(world: BenchWorld) -> Iterator[Subject]:
-    """The limit: what the store answers to a client that does nothing else, one command at a time per connection."""
+    """What the store answers to our generator, one command at a time per connection."""
     import redis
 
+    from materialize.cli.bench_lookup_load import Load
     from materialize.cli.bench_lookup_world import MODEL, PROJECT, SLOT
     from materialize.publish.feast_format import entity_key, field_hash
     from materialize.publish.redis_loader import SLOT_FEATURES
@@ -148,32 +215,33 @@ def _store_subjects(world: BenchWorld) -> Iterator[Subject]:
         for n in range(100):
             client.set(f"raw:{n}", b"x" * 400)
     fields = [field_hash(f"{MODEL}_{SLOT}", name) for name in SLOT_FEATURES]
-    yield Subject(
-        "raw GET", "resp", world.store_port, [pack(b"GET", f"raw:{n}".encode()) for n in range(100)]
-    )
+    gets = [pack(b"GET", f"raw:{n}".encode()) for n in range(100)]
+    yield Subject(GET, Load("resp", world.store_port, gets))
     rows = [pack(b"HMGET", entity_key(u, PROJECT), *fields) for u in _drawn_users(world, 0)]
-    yield Subject("raw HMGET of a list", "resp", world.store_port, rows)
+    yield Subject("HMGET of a list, same generator", Load("resp", world.store_port, rows))
 
 
-def _service_subjects(world: BenchWorld, port: int) -> Iterator[Subject]:
+def _service_subjects(world: BenchWorld, port: int, workers: int) -> Iterator[Subject]:
+    from materialize.cli.bench_lookup_load import Load, interleave
     from materialize.cli.bench_lookup_world import MODEL
 
     path = f"/v1/models/{MODEL}"
-    host = b"host: 127.0.0.1\r\n"
 
-    def get(user: int, extra: bytes = b"") -> bytes:
-        return f"GET {path}/users/{user}/recommendations?k=20 HTTP/1.1\r\n".encode() + host + extra + b"\r\n"
+    def get(user: int, extra: str = "") -> bytes:
+        return f"GET {path}/users/{user}/recommendations?k=20 HTTP/1.1\r\nhost: 127.0.0.1\r\n{extra}\r\n".encode()
 
-    yield Subject("hits, JSON, k = 20", "http", port, [get(u) for u in _drawn_users(world, 0)])
-    packed = b"accept: application/vnd.msgpack\r\n"
-    yield Subject("hits, MessagePack, k = 20", "http", port, [get(u, packed) for u in _drawn_users(world, 0)])
-    yield Subject(
-        "misses, scored on demand", "http", port, [get(u) for u in _drawn_users(world, world.users)]
-    )
-    drawn = list(_drawn_users(world, 0))
-    bodies = [json.dumps({"users": drawn[i : i + 100], "k": 20}) for i in range(0, DRAWN, 100)]
+    known, others = list(_drawn_users(world, 0)), list(_drawn_users(world, world.users))
+    hits, misses = [get(u) for u in known], [get(u) for u in others]
+    yield Subject(HITS, Load("http", port, hits))
+    packed = [get(u, "accept: application/vnd.msgpack\r\n") for u in known]
+    yield Subject("hits, MessagePack, k = 20", Load("http", port, packed))
+    # Two users at a time per worker are scored at once; more connections would only wait for one another.
+    yield Subject("misses, scored on demand", Load("http", port, misses, connections=2 * workers))
+    mixed, timed = zip(*interleave(hits, misses, MISSES_IN_MIX), strict=True)
+    yield Subject(f"{1 - MISSES_IN_MIX:.0%} hits, latency of those", Load("http", port, mixed, timed=timed))
+    bodies = [json.dumps({"users": known[i : i + 100], "k": 20}) for i in range(0, DRAWN, 100)]
     batch = [_post(f"{path}/recommendations:batch", body) for body in bodies]
-    yield Subject("batch of 100 hits", "http", port, batch, users=100, connections=4)
+    yield Subject("batch of 100 hits", Load("http", port, batch, connections=4), users=100)
 
 
 def _post(path: str, body: str) -> bytes:
@@ -182,6 +250,7 @@ def _post(path: str, body: str) -> bytes:
 
 
 def _feast_subject(world: BenchWorld, port: int) -> Subject:
+    from materialize.cli.bench_lookup_load import Load
     from materialize.cli.bench_lookup_world import MODEL, SLOT
     from materialize.publish.redis_loader import SLOT_FEATURES
 
@@ -189,7 +258,27 @@ def _feast_subject(world: BenchWorld, port: int) -> Subject:
     bodies = [
         json.dumps({"features": features, "entities": {"user_id": [u]}}) for u in _drawn_users(world, 0)
     ]
-    return Subject("feast serve", "http", port, [_post("/get-online-features", b) for b in bodies])
+    return Subject(FEAST, Load("http", port, [_post("/get-online-features", b) for b in bodies]))
+
+
+def plot(latency: Sequence[dict[str, float]], file: Path) -> None:
+    """Percentiles of hits against load, as SVG or by the file's ending."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    load = [row["offered/s"] / 1000 for row in latency]
+    for name in ("p50 ms", "p90 ms", "p99 ms", "p99.9 ms"):
+        axes.plot(load, [row[name] for row in latency], marker="o", label=name.removesuffix(" ms"))
+    whole = next(row["offered/s"] for row in latency if row["share"] == 1)
+    axes.axvline(whole / 1000, color="0.6", linestyle="--", linewidth=1)
+    axes.annotate("rate of 32 connections\nin a closed loop ", (whole / 1000, 1), ha="right", va="top",
+                  xycoords=("data", "axes fraction"), fontsize=8, color="0.35")  # fmt: skip
+    axes.set(xlabel="hits asked for, thousands per second", ylabel="milliseconds since the request was due")
+    axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend(title="percentile")
+    figure.savefig(file)
 
 
 def command(
@@ -200,10 +289,14 @@ def command(
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; the median is shown.")] = 3,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes of the service.")] = 1,
     feast: Annotated[bool, typer.Option(help="Measure 'feast serve' too.")] = True,
+    file: Annotated[
+        Path | None,
+        typer.Option("--json", help="Write everything here, and a plot of latency beside it, as SVG."),
+    ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Look-ups per second and their latency, beside feast serve and the store's own limit."""
-    rows = bench_lookup(
+    found = bench_lookup(
         users=users,
         items=items,
         trees=trees,
@@ -213,7 +306,16 @@ def command(
         feast=feast,
         told=lambda text: stderr().print(text, style="dim"),
     )
-    emit(output, rows, "Look-ups: medians, 32 connections, load generator on the same machine", rows)
+    document = {"rows": found.rows, "latency": found.latency}
+    if file is not None:
+        file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        plot(found.latency, file.with_suffix(".svg"))
+    title = "Look-ups: medians, 32 connections, load generator on the same machine"
+    if output is Output.TEXT:
+        emit(output, found.rows, title, found.rows)
+        emit(output, found.latency, "Hits at a rate, 64 connections, latency since due", found.latency)
+    else:
+        emit(output, document, title, found.rows)
 
 
 def register(app: typer.Typer) -> None:
