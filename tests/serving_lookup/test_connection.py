@@ -93,7 +93,7 @@ def run(test: Callable[[Running], Any], **arguments: Any) -> None:
 async def until(check: Callable[[], bool]) -> None:
     """Wait until it is true."""
     async with asyncio.timeout(20):
-        while not check():
+        while not check():  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0.005)
 
 

@@ -6,9 +6,11 @@ import asyncio
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import httpx
 import psutil  # type: ignore[import-untyped]  # it has no stubs
 
 from tests.serving_lookup.load import fetch
@@ -151,6 +153,48 @@ def test_a_storm_for_one_missing_user_scores_once(
         assert service.metric(scored) + service.metric('prescore_events_total{event="joined"}') == 1000
         # Without write-back a request that comes after the flight has landed scores anew; those are few.
         assert service.metric(scored) < 100
+
+
+def test_a_worker_that_dies_is_replaced(
+    own_world: World, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    with start_service(tmp_path, own_world.url, free_port()) as service:
+        wait_until(lambda: service.get("/health/ready").status_code == 200)
+        (worker,) = psutil.Process(service.process.pid).children()
+        worker.kill()
+        worker.wait(10)
+        # Until its successor listens, connections are refused or wait in the socket that it inherits.
+        wait_until(lambda: _status(service, "/health/ready") == 200, 60)
+        assert psutil.Process(service.process.pid).children() != [worker]
+        assert b"worker_died" in service.log.read_bytes()
+
+
+def test_a_request_under_way_is_answered_before_the_end(
+    own_world: World, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    path = f"/v1/models/{MODEL}/users/1/recommendations?k=2"
+    with start_service(tmp_path, own_world.url, free_port(), {"deadline_ms": 1500}) as service:
+        wait_until(lambda: service.get("/health/ready").status_code == 200)
+        store = psutil.Process(own_world.server._process.pid)
+        store.suspend()
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(service.get, path)
+                wait_until(lambda: service.metric("prescore_store_waiting") >= 1)
+                service.process.terminate()
+                answer = asked.result(30)
+        finally:
+            store.resume()
+        assert answer.json()["reason"] == "store_unavailable"
+        assert answer.headers["connection"] == "close"
+        assert service.process.wait(30) == 0
+
+
+def _status(service: RunningService, path: str) -> int:
+    try:
+        return service.get(path).status_code
+    except httpx.TransportError:
+        return 0
 
 
 def _text(world: World, index: int) -> str:
