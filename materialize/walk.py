@@ -226,13 +226,17 @@ def score(
     client: Client,
     progress: Progress,
     overrides: Mapping[str, str] | None = None,
+    *,
+    full: bool = False,
 ) -> Generation:
-    """Score every user against every item, publish, check the gates, flip; and copy it where ``[sql_copy]`` says so."""
+    """Score every user against every item, or what changed of that, publish, check the gates, flip; and copy it where ``[sql_copy]`` says so."""
     from materialize.generation.erase import finish_interrupted_erasures
     from materialize.generation.run import publish_generation
 
     finish_interrupted_erasures(settings, progress)
-    generation = publish_generation(settings, build, bundle, client, progress, overrides=overrides)
+    generation = publish_generation(
+        settings, build, bundle, client, progress, overrides=overrides, full=full
+    )
     if settings.sql_copy.url.get_secret_value():
         sql_copy(settings, progress)
     return generation
@@ -258,6 +262,20 @@ def find_generation(catalogue: Catalogue, model: str, generation_id: str) -> Gen
     if live is None:
         raise NotFoundError(f"no generation of {model!r} is live", fix="publish one: 'prescore run'")
     return live
+
+
+def work_row(catalogue: Catalogue, generation: Generation) -> dict[str, object]:
+    """What was done for a generation, in users; a delta leaves most of them as they are."""
+    blocks = catalogue.blocks(generation.id)
+    rescored, merged = sum(b.rescored for b in blocks), sum(b.merged for b in blocks)
+    return {
+        "users": generation.users,
+        "scored in full": rescored,
+        "changed items only": merged,
+        "unchanged": generation.users - rescored - merged,
+        "lists written": sum(b.users for b in blocks),
+        "lists removed": sum(b.gone for b in blocks),
+    }
 
 
 def gate_rows(catalogue: Catalogue, generation_id: str) -> list[dict[str, object]]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from materialize.cli.context import Output, OutputOption
+from features.errors import NotFoundError
+from materialize.cli.context import Output, OutputOption, stdout
 from materialize.cli.output import emit, print_json, print_table
 from materialize.cli.progress import RichProgress
 
@@ -21,6 +22,7 @@ def generation_row(generation: Generation) -> dict[str, object]:
     return {
         "generation": generation.id,
         "kind": generation.kind,
+        "parent": generation.parent or None,
         "state": generation.state,
         "slot": generation.slot,
         "model_id": generation.model_id,
@@ -46,20 +48,35 @@ def list_(context: typer.Context, output: OutputOption = Output.TEXT) -> None:
 def show(
     context: typer.Context,
     generation: Annotated[str, typer.Argument(help="Id of a generation, or 'live'.")] = "live",
+    report: Annotated[
+        bool, typer.Option("--report", help="Open its report, a page with plots, in a browser.")
+    ] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """One generation and its gates: measured against allowed."""
+    """One generation, what it took, its gates (measured against allowed), and where its report is."""
     from materialize import walk
+    from materialize.generation.report import report_path
 
     settings = context.obj.settings()
     catalogue = walk.open_catalogue(settings)
     found = walk.find_generation(catalogue, settings.model, generation)
-    gates = walk.gate_rows(catalogue, found.id)
+    gates, work = walk.gate_rows(catalogue, found.id), walk.work_row(catalogue, found)
+    page = report_path(settings, found.id)
+    if report:
+        if not page.exists():
+            raise NotFoundError(
+                f"generation {found.id} has no report", fix="one is written when its gates are measured"
+            )
+        typer.launch(page.as_uri())
     if output is Output.JSON:
-        print_json(generation_row(found) | {"gates": gates})
+        where = str(page) if page.exists() else None
+        print_json(generation_row(found) | {"work": work, "gates": gates, "report": where})
         return
     print_table(f"Generation {found.id}", [{"": k, "value": v} for k, v in generation_row(found).items()])
+    print_table("What it took", [work])
     print_table("Gates", gates)
+    if page.exists():
+        stdout().print(f"Report: {page}", soft_wrap=True)
 
 
 @app.command("activate")

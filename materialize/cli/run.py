@@ -46,12 +46,16 @@ def walk_and_show(context: CommandContext, cutoff: str, output: Output) -> None:
             quality_title(result.bundle),
             walk.quality_rows(result.bundle),
         )
-        print_table("Gates", walk.gate_rows(walk.open_catalogue(settings), result.generation.id))
+        catalogue = walk.open_catalogue(settings)
+        kind = result.generation.kind
+        print_table(f"What the {kind} generation took", [walk.work_row(catalogue, result.generation)])
+        print_table("Gates", walk.gate_rows(catalogue, result.generation.id))
     answers = _look_up(context, settings.model, result.examples)
     if output is Output.JSON:
         print_json(
             {
                 "generation": result.generation.id,
+                "kind": result.generation.kind,
                 "state": result.generation.state,
                 "model_id": result.bundle.id,
                 "metrics": result.bundle.metrics,

@@ -23,9 +23,12 @@ def score(
         typer.Option("--override", help="Let a failing gate pass; recorded with the reason."),
     ] = None,
     reason: Annotated[str, typer.Option("--reason", help="Why the gates are overridden.")] = "",
+    full: Annotated[
+        bool, typer.Option("--full", help="Score everything anew, even where little has changed.")
+    ] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Score every user against every item, publish the top-K, check the gates, and flip."""
+    """Score every user against every item, or what changed of that, publish the top-K, check the gates, and flip."""
     from materialize import walk
 
     settings = context.obj.publishing_settings()
@@ -34,10 +37,11 @@ def score(
         built = walk.build_features(settings, walk.resolve_cutoff(settings, cutoff), progress)
         with walk.cluster(settings) as client:
             generation = walk.score(
-                settings, built, bundle, client, progress, dict.fromkeys(override or (), reason)
+                settings, built, bundle, client, progress, dict.fromkeys(override or (), reason), full=full
             )
-    row = generation_row(generation)
+    row, work = generation_row(generation), walk.work_row(walk.open_catalogue(settings), generation)
     if output is Output.JSON:
-        print_json(row)
+        print_json(row | {"work": work})
     else:
+        print_table(f"What the {generation.kind} generation took", [work])
         print_table("Published", [row])

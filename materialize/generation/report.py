@@ -89,7 +89,7 @@ def write_report(
             quality=_figure(lambda axes: _plot_quality(axes, quality)) if quality else "",
         )
     )
-    path = generation_folder(settings, generation.id) / REPORT
+    path = report_path(settings, generation.id)
     aside = path.with_name(f".{REPORT}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +99,11 @@ def write_report(
         aside.unlink(missing_ok=True)
         raise StorageError(f"the report {path} cannot be written", got=str(error)) from error
     return path
+
+
+def report_path(settings: Settings, generation_id: str) -> Path:
+    """Where a generation's report is, once its gates have been measured."""
+    return generation_folder(settings, generation_id) / REPORT
 
 
 def _top_items(samples: ListSamples, build: FeatureBuild) -> list[TopItem]:
