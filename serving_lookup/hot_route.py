@@ -12,15 +12,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from features.errors import StoreError
-from serving_lookup.answers import JSON, encode, negotiate
-from serving_lookup.list_json import ListJson
+from serving_lookup.answers import JSON, MESSAGE_PACK, encode, negotiate
 from serving_lookup.metrics import ROUTE_INDEX
 from serving_lookup.parameters import read_id, read_list_parameters, unescape
 from serving_lookup.problems import FAILURE, Problem, no_such_model, no_such_path, unavailable
 from serving_lookup.request_log import REQUEST_ID
+from serving_lookup.written_list import WrittenList
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -242,9 +240,9 @@ class HotRoute:
         lookup, known = self._service().lookup, self._written.get((row[2], media_type))
         if known is not None and none_match == known.etag:
             return 304, known.lines, b""
-        if known is not None and media_type is JSON and lookup.verbatim(asked):
+        if known is not None and known.list is not None and lookup.verbatim(asked):
             age = max(time.time() - live.published, 0.0)
-            body = known.json.write(row[0] or b"", row[1] or b"", asked.k, age)
+            body = known.list.write(row[0] or b"", row[1] or b"", asked.k, age)
             if body is not None:
                 return 200, known.lines, body
         answer = lookup.stored(live, row, asked)
@@ -281,13 +279,14 @@ class _Written:
         media_type: Of all of them.
     """
 
-    __slots__ = ("etag", "json", "lines")
+    __slots__ = ("etag", "lines", "list")
 
     def __init__(self, answer: Answer, media_type: bytes) -> None:
         self.etag = _etag(answer)
         lines = b"content-type: %b\r\nvary: accept\r\netag: %b\r\ncache-control: no-cache\r\n"
         self.lines = lines % (media_type, self.etag)
-        self.json = ListJson(msgspec.structs.replace(answer, items=[]))
+        compiled = media_type in {JSON, MESSAGE_PACK}
+        self.list = WrittenList(answer, media_type) if compiled else None
 
 
 class _Hit:

@@ -30,7 +30,7 @@ from serving_lookup.parameters import (
 from serving_lookup.problems import Problem, no_such_model
 from serving_lookup.request_bodies import BatchRequest, ScoreRequest, read_body
 from serving_lookup.responses import NO_STORE, as_text, respond
-from serving_lookup.written_batch import WrittenBatch, user_json
+from serving_lookup.written_batch import user_json, written_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,7 +143,7 @@ class ModelRoutes:
     ) -> Response:
         """The same document, of which plain hits are written straight from their rows."""
         running = self._service()
-        written = await WrittenBatch(self._hot, live, asked).read(running.store, wanted)
+        written = await written_batch(self._hot, running.store, live, wanted, asked)
         others = [user for user, text in zip(wanted, written, strict=True) if text is None]
         answers = iter(await running.lookup.recommend_many(live, others, asked) if others else ())
         texts, parts = iter(written), []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,48 +19,45 @@ if TYPE_CHECKING:
     from serving_lookup.store import Store
 
 
-class WrittenBatch:
-    """One request's users.
+async def written_batch(
+    hot: HotRoute, store: Store, live: LiveGeneration, user_ids: Sequence[int | str], asked: ListParameters
+) -> list[bytes | None]:
+    """Each user's answer as JSON; ``None`` for those who need the whole way of ``Lookup.recommend``.
 
     Args:
         hot: Writes answers.
+        store: Where lists are.
         live: The generation that answers.
+        user_ids: Who.
         asked: How lists are asked for.
     """
+    if not user_ids:
+        return []
+    rows: list[Any] = []
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def __init__(self, hot: HotRoute, live: LiveGeneration, asked: ListParameters) -> None:
-        self._hot, self._live, self._asked = hot, live, asked
-        self._written: list[bytes | None] = []
-        self._missing = 0
-        self._all: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def last(row: Any) -> None:
+        rows.append(row)
+        if not done.done():
+            done.set_result(None)
 
-    async def read(self, store: Store, user_ids: Sequence[int | str]) -> list[bytes | None]:
-        """Each user's answer; ``None`` for those who need the whole way of :meth:`~serving_lookup.lookup.Lookup.recommend`."""
-        self._written, self._missing = [None] * len(user_ids), 1
-        live = self._live
-        for place, user_id in enumerate(user_ids):
-            try:
-                store.ask(live.read_predictions(live.key(user_id)), partial(self._read, place))
-            except StoreError:
-                break
-            self._missing += 1
-        self._count()
-        await self._all
-        return self._written
+    *others, final = [live.read_predictions(live.key(user_id)) for user_id in user_ids]
+    try:
+        for command in others:
+            store.ask(command, rows.append)  # replies come in the order of commands
+        store.ask(final, last)
+    except StoreError:
+        return [None] * len(user_ids)
+    await done
+    return [_body(hot, live, row, asked) for row in rows]
 
-    def _read(self, place: int, row: Any) -> None:
-        try:
-            written = self._hot.written(self._live, row, self._asked, JSON, b"")
-        except Exception:  # noqa: BLE001 - the whole way meets it again and tells it
-            written = None
-        if written is not None:
-            self._written[place] = written[2]
-        self._count()
 
-    def _count(self) -> None:
-        self._missing -= 1
-        if not self._missing and not self._all.done():
-            self._all.set_result(None)
+def _body(hot: HotRoute, live: LiveGeneration, row: Any, asked: ListParameters) -> bytes | None:
+    try:
+        written = hot.written(live, row, asked, JSON, b"")
+    except Exception:  # noqa: BLE001 - the whole way meets it again and tells it
+        return None
+    return written[2] if written is not None else None
 
 
 def user_json(user_id: int | str, answer: bytes) -> bytes:

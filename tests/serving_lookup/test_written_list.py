@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 
+import msgspec
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from materialize.publish.feast_format import Kind, encode_value
-from serving_lookup.answers import JSON, Answer, Item, encode
-from serving_lookup.list_json import ListJson
+from serving_lookup.answers import JSON, MESSAGE_PACK, Answer, Item, encode
+from serving_lookup.written_list import WrittenList
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 USUAL = st.floats(2.0**-30, 2.0**30, width=32) | st.floats(-(2.0**30), -(2.0**-30), width=32) | st.just(0.0)
@@ -24,8 +26,13 @@ def answer(items: list[Item]) -> Answer:
 
 
 def written(ids: bytes, scores: bytes, k: int) -> object:
-    body = ListJson(answer([])).write(ids, scores, k, 12.5)
-    return None if body is None else json.loads(body)
+    """What both forms say; they must agree unless one of them leaves the list to the general writer."""
+    text = WrittenList(answer([]), JSON).write(ids, scores, k, 12.5)
+    packed = WrittenList(answer([]), MESSAGE_PACK).write(ids, scores, k, 12.5)
+    if text is not None and packed is not None:
+        assert json.loads(text) == msgspec.msgpack.decode(packed)
+    found = json.loads(text) if text is not None else None
+    return found if packed is None or found is not None else msgspec.msgpack.decode(packed)
 
 
 @given(st.lists(st.tuples(INTS, USUAL), min_size=1, max_size=60), st.data())
@@ -46,28 +53,55 @@ def test_text_ids(pairs: list[tuple[str, float]]) -> None:
     assert written(*raw, len(pairs)) == json.loads(encode(answer([Item(i, s) for i, s in pairs]), JSON))
 
 
-@given(FLOATS)
-@example(5e-324)
-@example(2.0**-126)
-@example(3.4028234663852886e38)
-def test_a_score_comes_back_to_the_bit_or_is_left_alone(score: float) -> None:
+@given(FLOATS, st.sampled_from([JSON, MESSAGE_PACK]))
+@example(5e-324, JSON)
+@example(2.0**-126, JSON)
+@example(2.0**-126, MESSAGE_PACK)
+@example(3.4028234663852886e38, MESSAGE_PACK)
+def test_a_score_comes_back_to_the_bit_or_is_left_alone(score: float, media_type: bytes) -> None:
     score = float(np.float32(score))
     row = encode_value([1], Kind.INT64_LIST), encode_value([score], Kind.FLOAT_LIST)
-    document = written(*row, 1)
-    if document is not None:
-        back = document["items"][0]["score"]  # type: ignore[index]
+    body = WrittenList(answer([]), media_type).write(*row, 1, 12.5)
+    if body is not None:
+        document = json.loads(body) if media_type == JSON else msgspec.msgpack.decode(body)
+        back = document["items"][0]["score"]
         assert back == score
         assert math.copysign(1, back) == math.copysign(1, score)
     else:
-        assert score == 0 or not 2.0**-36 < abs(score) < 2.0**60
+        assert score != 0
+        assert not (2.0**-36 if media_type == JSON else 2.0**-126) < abs(score) < 2.0**60
+
+
+@pytest.mark.parametrize("length", [31, 32, 255, 256, 1024])
+@pytest.mark.parametrize("count", [1, 15, 16, 40])
+def test_heads_of_longer_texts_and_lists(length: int, count: int) -> None:
+    ids = [f"{n:02d}" + "x" * (length - 2) for n in range(count)]
+    items = [Item(item, 1.5) for item in ids]
+    row = encode_value(ids, Kind.STRING_LIST), encode_value([1.5] * count, Kind.FLOAT_LIST)
+    packed = WrittenList(answer([]), MESSAGE_PACK).write(*row, count, 12.5)
+    assert packed == encode(answer(items), MESSAGE_PACK)
+
+
+@given(INTS)
+@example(127)
+@example(128)
+@example(-32)
+@example(-33)
+@example(-129)
+@example(1 << 32)
+def test_whole_numbers_are_packed_as_the_general_writer_does(number: int) -> None:
+    row = encode_value([number], Kind.INT64_LIST), encode_value([0.1], Kind.FLOAT_LIST)
+    packed = WrittenList(answer([]), MESSAGE_PACK).write(*row, 1, 12.5)
+    assert packed == encode(answer([Item(number, float(np.float32(0.1)))]), MESSAGE_PACK)
 
 
 def test_what_needs_an_escape_or_is_no_number_is_left_to_the_general_writer() -> None:
-    scores = encode_value([1.0], Kind.FLOAT_LIST)
-    for text in ('say "hi"', "back\\slash", "new\nline", "\x00"):
-        assert written(encode_value([text], Kind.STRING_LIST), scores, 1) is None
+    scores, text = encode_value([1.0], Kind.FLOAT_LIST), WrittenList(answer([]), JSON)
+    for awkward in ('say "hi"', "back\\slash", "new\nline", "\x00"):
+        assert text.write(encode_value([awkward], Kind.STRING_LIST), scores, 1, 0.0) is None
     for odd in (math.nan, math.inf, -math.inf):
-        assert written(encode_value([1], Kind.INT64_LIST), encode_value([odd], Kind.FLOAT_LIST), 1) is None
+        row = encode_value([1], Kind.INT64_LIST), encode_value([odd], Kind.FLOAT_LIST)
+        assert written(*row, 1) is None
 
 
 @given(st.binary(max_size=40), st.binary(max_size=40), st.integers(1, 12), st.data())
