@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 import structlog
@@ -151,6 +151,10 @@ class Activation:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def item_kind(self) -> Literal["int64", "string"] | None:
+        """Type of the live generation's item ids; ``None`` while there is none."""
+        return None if self.live is None else self.live.artifact.schema.item_id_type
 
     async def refresh(self) -> None:
         """Read the pointer now and follow it; callers at one time share one reading. Never raises."""

@@ -30,6 +30,7 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     item_id: int | str
     score: float
     title: str | None = None
+    groups: dict[str, str | None] | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -43,6 +44,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         feature_cutoff: The instant before which all features were computed.
         age_seconds: Since the list was published or, for a fallback, scored.
         reason: Why it is the default list: ``unknown_user``, ``store_unavailable``, ``deadline``.
+        exhausted: Whether fewer items than asked for were left.
+        arm: Of an experiment, the model whose turn it was with this user.
     """
 
     items: list[Item]
@@ -52,6 +55,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     feature_cutoff: str
     age_seconds: float
     reason: str | None = None
+    exhausted: bool = False
+    arm: str | None = None
 
 
 class UserAnswer(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -79,6 +84,12 @@ class PairScore(msgspec.Struct, frozen=True):
     model: str
     feature_cutoff: str
     age_seconds: float
+
+
+class SeenAnswer(msgspec.Struct, frozen=True):
+    """How many items were remembered."""
+
+    remembered: int
 
 
 class Contribution(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from serving_lookup.access import KeyRing
+from serving_lookup.feast_routes import FeastRoutes
 from serving_lookup.hot_route import HotRoute
 from serving_lookup.http_head import HotRequest
 from serving_lookup.metrics import ROUTE_INDEX
@@ -69,6 +70,7 @@ class LookupApplication:
         api.add_exception_handler(HTTPException, answer_http_error)
         api.add_exception_handler(Exception, answer_problem)
         ModelRoutes(self.service, self._settings, self._recommend, self._hot).add_to(api)
+        FeastRoutes(self.service, self._settings.lookup).add_to(api)
         OperationRoutes(self.service).add_to(api)
         return api
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from features.errors import StoreError
 from serving_lookup.answers import JSON, MESSAGE_PACK, encode, negotiate
+from serving_lookup.caching import cache_control, still_holds, validator
 from serving_lookup.metrics import ROUTE_INDEX
 from serving_lookup.parameters import read_id, read_list_parameters, unescape
 from serving_lookup.problems import FAILURE, Problem, no_such_model, no_such_path, unavailable
@@ -74,6 +75,7 @@ class HotRoute:
     ) -> None:
         self._service, self._metrics, self._keys, self.log = service, metrics, keys, log
         self._model = settings.model.encode()
+        self._cache_control = cache_control(settings.lookup)
         self._max_k, self._most_under_way = settings.lookup.max_k, settings.lookup.max_under_way
         self._queries: dict[tuple[bytes, str], ListParameters] = {}
         self._written_live: LiveGeneration | None = None
@@ -131,12 +133,12 @@ class HotRoute:
         user_id = read_id(unescape(parts[5]), schema.user_id_type, "user")
         answer = await lookup.recommend(live, user_id, self._parameters(request.query, schema))
         headers = [(b"content-type", media_type), (b"vary", b"accept")]
-        if answer.source != "precomputed":
+        if answer.source != "precomputed" or lookup.personal:
             headers.append((b"cache-control", b"no-store"))
             return HotAnswer(200, headers, encode(answer, media_type), answer.source)
-        etag = _etag(answer)
-        headers += [(b"etag", etag), (b"cache-control", b"no-cache")]
-        if none_match == etag:
+        etag = validator(answer.generation, lookup.rules_version)
+        headers += [(b"etag", etag), (b"cache-control", self._cache_control)]
+        if none_match and still_holds(none_match, etag):
             return HotAnswer(304, headers, b"", answer.source)
         return HotAnswer(200, headers, encode(answer, media_type), answer.source)
 
@@ -238,7 +240,7 @@ class HotRoute:
         if live is not self._written_live:
             self._written_live, self._written = live, {}
         lookup, known = self._service().lookup, self._written.get((row[2], media_type))
-        if known is not None and none_match == known.etag:
+        if known is not None and none_match and still_holds(none_match, known.etag):
             return 304, known.lines, b""
         if known is not None and known.list is not None and lookup.verbatim(asked):
             age = max(time.time() - live.published, 0.0)
@@ -249,7 +251,7 @@ class HotRoute:
         if answer is None or answer.source != "precomputed":
             return None
         if known is None:
-            known = self._written[row[2], media_type] = _Written(answer, media_type)
+            known = self._written[row[2], media_type] = _Written(answer, media_type, self._cache_control)
         return 200, known.lines, encode(answer, media_type)
 
     def done(self, status: int, started: float) -> None:
@@ -267,24 +269,21 @@ class HotRoute:
         self._finish(await self.outcome(request, admitted=True), connection, started)
 
 
-def _etag(answer: Answer) -> bytes:
-    return b'"%b"' % answer.generation.encode()
-
-
 class _Written:
     """What the answers from rows of one origin have in common.
 
     Args:
         answer: One of them.
         media_type: Of all of them.
+        cache_control: What caches may do with them.
     """
 
     __slots__ = ("etag", "lines", "list")
 
-    def __init__(self, answer: Answer, media_type: bytes) -> None:
-        self.etag = _etag(answer)
-        lines = b"content-type: %b\r\nvary: accept\r\netag: %b\r\ncache-control: no-cache\r\n"
-        self.lines = lines % (media_type, self.etag)
+    def __init__(self, answer: Answer, media_type: bytes, cache_control: bytes) -> None:
+        self.etag = validator(answer.generation, b"")
+        lines = b"content-type: %b\r\nvary: accept\r\netag: %b\r\ncache-control: %b\r\n"
+        self.lines = lines % (media_type, self.etag, cache_control)
         compiled = media_type in {JSON, MESSAGE_PACK}
         self.list = WrittenList(answer, media_type) if compiled else None
 

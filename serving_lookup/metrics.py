@@ -14,12 +14,23 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
+from serving_lookup.shared_names import SharedNames
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from prometheus_client.core import Metric
 
-ROUTES: Final = ("recommendations", "batch", "pair_score", "explain", "score", "other")
+ROUTES: Final = (
+    "recommendations",
+    "batch",
+    "pair_score",
+    "explain",
+    "score",
+    "seen",
+    "online_features",
+    "other",
+)
 SOURCES: Final = ("none", "precomputed", "stale", "fallback", "default")
 STATUSES: Final = (200, 304, 400, 401, 404, 405, 406, 408, 413, 415, 422, 431, 500, 501, 503)
 BUCKETS: Final = (0.0005, 0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -33,20 +44,29 @@ EVENTS: Final = (
     "shed",
     "mismatch",
     "activated",
+    "parity_equal",
+    "parity_differs",
+    "parity_skipped",
 )
 """Countable happenings.
 
 scored: a user was scored on demand; joined: a request waited for a scoring under way; remembered: an
 on-demand list of a moment ago was used; deadline: scoring took too long; store_error: the store failed a
 request; exhausted: fewer items than asked for were left; shed: refused because too much was under way;
-mismatch: a row of another generation was met; activated: a generation became live here.
+mismatch: a row of another generation was met; activated: a generation became live here. Of hits
+that were scored again in the background: parity_equal, parity_differs; parity_skipped: there was no time, or the
+store's features are not those of the generation.
 """
+
+MOST_ARM_NAMES: Final = 64
+"""Arms that can be told apart from start to stop; further ones are counted with the last."""
 
 _EVENTS_AT: Final = 0
 _SUMS_AT: Final = len(EVENTS)
 _BUCKETS_AT: Final = _SUMS_AT + len(ROUTES)
 _REQUESTS_AT: Final = _BUCKETS_AT + len(ROUTES) * (len(BUCKETS) + 1)
-_CELLS: Final = _REQUESTS_AT + len(ROUTES) * len(SOURCES) * len(STATUSES)
+_ARMS_AT: Final = _REQUESTS_AT + len(ROUTES) * len(SOURCES) * len(STATUSES)
+_CELLS: Final = _ARMS_AT + MOST_ARM_NAMES * len(SOURCES)
 
 ROUTE_INDEX: Final = {name: i for i, name in enumerate(ROUTES)}
 _SOURCE_INDEX: Final = {name: i for i, name in enumerate(SOURCES)}
@@ -66,6 +86,7 @@ class SharedCounters:
         self.rows = rows
         self._taken = multiprocessing.get_context("fork").Value("q", 0)
         self._cells = memoryview(mmap.mmap(-1, rows * _CELLS * 8)).cast("q")
+        self.arms = SharedNames(MOST_ARM_NAMES)
 
     def claim(self) -> WorkerMetrics:
         """The next free row."""
@@ -108,6 +129,11 @@ class WorkerMetrics:
         """Count a happening of :data:`EVENTS`."""
         self._cells[_EVENT_INDEX[name]] += count
 
+    def arm(self, name: str, source: str) -> None:
+        """Count a list that an arm gave, or that was given in its place."""
+        at = self._shared.arms.number(name) * len(SOURCES) + _SOURCE_INDEX[source]
+        self._cells[_ARMS_AT + at] += 1
+
     def totals(self) -> dict[str, int]:
         """Happenings of all workers, by name."""
         return dict(zip(EVENTS, self._shared.totals(), strict=False))
@@ -119,15 +145,16 @@ class WorkerMetrics:
             gauges: (help, value) by name: states of the worker that answers.
         """
         registry = CollectorRegistry()
-        registry.register(_Collector(self._shared.totals(), gauges))
+        registry.register(_Collector(self._shared.totals(), self._shared.arms.names(), gauges))
         return generate_latest(registry)
 
 
 class _Collector:
     """One reading as Prometheus' metric families."""
 
-    def __init__(self, totals: list[int], gauges: Mapping[str, tuple[str, float]]) -> None:
+    def __init__(self, totals: list[int], arms: list[str], gauges: Mapping[str, tuple[str, float]]) -> None:
         self._totals = totals
+        self._arms = arms
         self._gauges = gauges
 
     def collect(self) -> Iterator[Metric]:
@@ -151,6 +178,16 @@ class _Collector:
         events = CounterMetricFamily("prescore_events", "Countable happenings.", labels=["event"])
         for i, name in enumerate(EVENTS):
             events.add_metric([name], totals[_EVENTS_AT + i])
-        yield from (requests, seconds, events)
+        yield from (requests, seconds, events, self._arm_lists())
         for name, (text, value) in self._gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
+
+    def _arm_lists(self) -> CounterMetricFamily:
+        lists = CounterMetricFamily(
+            "prescore_arm_lists", "Lists given by the arms of an experiment.", labels=["arm", "source"]
+        )
+        for a, arm in enumerate(self._arms):
+            for s, source in enumerate(SOURCES):
+                if count := self._totals[_ARMS_AT + a * len(SOURCES) + s]:
+                    lists.add_metric([arm, source], count)
+        return lists

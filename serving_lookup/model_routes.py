@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+import structlog
 from fastapi import FastAPI, Request, Response
 
+from features.errors import StoreError
 from serving_lookup.answers import (
     JSON,
     Answer,
     BatchAnswer,
     Explanation,
     PairScore,
+    SeenAnswer,
     UserAnswer,
     encode,
     negotiate,
@@ -19,16 +22,15 @@ from serving_lookup.answers import (
 from serving_lookup.openapi import ITEM, MODEL, list_parameters, operation, path_id
 from serving_lookup.parameters import (
     ListParameters,
-    read_fields,
+    checked_parameters,
     read_id,
     read_ids,
     read_item_parameter,
     read_json_id,
-    read_k,
     unescape,
 )
-from serving_lookup.problems import Problem, no_such_model
-from serving_lookup.request_bodies import BatchRequest, ScoreRequest, read_body
+from serving_lookup.problems import FAILURE, Problem, no_such_model, unavailable
+from serving_lookup.request_bodies import BatchRequest, ScoreRequest, SeenItems, read_body
 from serving_lookup.responses import NO_STORE, as_text, respond
 from serving_lookup.written_batch import user_json, written_batch
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from serving_lookup.hot_route import HotRoute
     from serving_lookup.lookup import Lookup
     from serving_lookup.service import LookupService
+
+log = structlog.get_logger()
 
 _READ = (400, 404, 406, 503)
 _POSTED = (400, 404, 406, 413, 415, 422, 503)
@@ -96,6 +100,12 @@ class ModelRoutes:
                 operation(Explanation, _READ, parameters=[MODEL, path_id("user"), ITEM]),
             ),
             (
+                f"{model}/users/{{user}}/seen",
+                self.seen,
+                ["POST"],
+                operation(SeenAnswer, _POSTED, parameters=[MODEL, path_id("user")], body=SeenItems),
+            ),
+            (
                 f"{model}/score",
                 self.score,
                 ["POST"],
@@ -130,7 +140,7 @@ class ModelRoutes:
             return await self._batch_json(live, users, wanted, parameters)
         answers = iter(await lookup.recommend_many(live, wanted, parameters))
         return respond(
-            BatchAnswer([u if isinstance(u, UserAnswer) else UserAnswer(u, next(answers)) for u in users]),
+            BatchAnswer([u if isinstance(u, UserAnswer) else _of_user(u, next(answers)) for u in users]),
             media_type,
         )
 
@@ -153,7 +163,7 @@ class ModelRoutes:
             elif (text := next(texts)) is not None:
                 parts.append(user_json(u, text))
             else:
-                parts.append(encode(UserAnswer(u, next(answers)), JSON))
+                parts.append(encode(_of_user(u, next(answers)), JSON))
         return Response(b'{"users":[%b]}' % b",".join(parts), headers=NO_STORE, media_type=JSON.decode())
 
     async def pair_score(self, request: Request, model: str, user: str, item: str) -> Response:
@@ -203,6 +213,22 @@ class ModelRoutes:
             )
         )
 
+    async def seen(self, request: Request, model: str, user: str) -> Response:
+        """Leave items out of a user's lists from now on: the user has just seen or bought them."""
+        request.state.route = "seen"
+        running, _, live = self._of(model)
+        if not running.seen.on:
+            raise Problem(404, "seen-off", "Seen items are not left out here; lookup.seen_days turns it on.")
+        schema = live.artifact.schema
+        user_id = read_id(unescape(user.encode("latin-1")), schema.user_id_type, "user")
+        asked = await read_body(request, SeenItems, self._limits.max_body_bytes)
+        items = dict.fromkeys(read_ids(asked.item_ids, schema.item_id_type, "item"))
+        try:
+            await running.seen.add(user_id, list(items))
+        except StoreError as error:
+            raise unavailable("store", str(error)) from None
+        return respond(SeenAnswer(len(items)))
+
     async def score(self, request: Request, model: str) -> Response:
         """The items of a user whose features are in the request."""
         request.state.route = "score"
@@ -229,6 +255,23 @@ def _read_user(user: object, kind: Literal["int64", "string"]) -> int | str | Us
         return UserAnswer(user if isinstance(user, int | str) else None, problem=problem.document)
 
 
+def _of_user(user_id: int | str, answer: Answer | BaseException) -> UserAnswer:
+    """One user of a batch, whose failure is no other's."""
+    if isinstance(answer, Answer):
+        return UserAnswer(user_id, answer)
+    problem = answer if isinstance(answer, Problem) else FAILURE
+    if problem is FAILURE:
+        log.error("request_failed", route="batch", error=repr(answer))
+    return UserAnswer(user_id, problem=problem.document)
+
+
 def _list_parameters(asked: BatchRequest | ScoreRequest, live: LiveGeneration, max_k: int) -> ListParameters:
-    exclude = frozenset(read_ids(asked.exclude, live.artifact.schema.item_id_type, "item"))
-    return ListParameters(read_k(asked.k, max_k), exclude, read_fields(asked.fields))
+    return checked_parameters(
+        live.artifact.schema,
+        max_k,
+        k=asked.k,
+        exclude=asked.exclude,
+        only=asked.only,
+        at_most=asked.at_most,
+        fields=asked.fields,
+    )

@@ -18,9 +18,11 @@ from serving_lookup.answers import (
     ModelList,
     PairScore,
     Readiness,
+    SeenAnswer,
 )
+from serving_lookup.online_features import FeatureNames, FeatureVector, OnlineFeatures, OnlineFeaturesRequest
 from serving_lookup.problems import ProblemDocument
-from serving_lookup.request_bodies import BatchRequest, ScoreRequest
+from serving_lookup.request_bodies import BatchRequest, ScoreRequest, SeenItems
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,13 +34,19 @@ _DOCUMENTS: Final = (
     BatchRequest,
     Contribution,
     Explanation,
+    FeatureNames,
+    FeatureVector,
     GenerationList,
     Liveness,
     ModelList,
+    OnlineFeatures,
+    OnlineFeaturesRequest,
     PairScore,
     ProblemDocument,
     Readiness,
     ScoreRequest,
+    SeenAnswer,
+    SeenItems,
 )
 
 MODEL: Final = {
@@ -85,10 +93,22 @@ def list_parameters(max_k: int) -> list[dict[str, Any]]:
             "schema": {"type": "string"},
         },
         {
+            "name": "only",
+            "in": "query",
+            "description": "Ids of the only items that may be in the list, as in exclude.",
+            "schema": {"type": "string"},
+        },
+        {
+            "name": "at_most",
+            "in": "query",
+            "description": "Most items that share a value of a group column, such as category:3.",
+            "schema": {"type": "string"},
+        },
+        {
             "name": "fields",
             "in": "query",
-            "description": "What else to say of each item: title.",
-            "schema": {"type": "string", "enum": ["title"]},
+            "description": "What else to say of each item: title, or a group column, separated by commas.",
+            "schema": {"type": "string"},
         },
     ]
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import unquote_to_bytes
 
 from serving_lookup.problems import bad_request
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from features.schema import FeatureSchema
 
 DEFAULT_K = 20
 MAX_ID_BYTES = 1024
 MAX_EXCLUDED = 1000
+MAX_LIST = 10_000
+"""Longer than any list that is stored."""
+
 _INT64 = 1 << 63
-_FIELDS: Final = frozenset({"title"})
+_TITLE: Final = "title"
+_PARAMETERS: Final = ("k", "exclude", "only", "at_most", "fields")
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,32 @@ class ListParameters:
         k: Most items to return.
         exclude: Items that must not be in the list.
         titles: Whether items carry their titles.
+        groups: Group columns whose values items carry.
+        only: The only items that may be in the list; ``None``: all.
+        at_most: Most items of the list that share a value of a group column.
     """
 
     k: int = DEFAULT_K
     exclude: frozenset[int | str] = frozenset()
     titles: bool = False
+    groups: tuple[str, ...] = ()
+    only: frozenset[int | str] | None = None
+    at_most: tuple[tuple[str, int], ...] = ()
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether the first ``k`` of a stored list are the answer, ids and scores all there is to say of them."""
+        return not (self.selects or self.titles or self.groups)
+
+    @cached_property
+    def selects(self) -> bool:
+        """Whether some items of a list may not be given."""
+        return bool(self.exclude or self.at_most or self.only is not None)
+
+    @cached_property
+    def reach(self) -> int:
+        """How much of a stored list may be needed."""
+        return MAX_LIST if self.at_most or self.only is not None else self.k + len(self.exclude)
 
 
 def unescape(segment: bytes) -> str:
@@ -117,7 +143,7 @@ def read_item_parameter(query: bytes, kind: Literal["int64", "string"]) -> int |
 
 
 def read_list_parameters(query: bytes, schema: FeatureSchema, max_k: int) -> ListParameters:
-    """Parameters of a list from a query string: ``k``, ``exclude`` and ``fields``, lists separated by commas.
+    """Parameters of a list from a query string: :data:`_PARAMETERS`, lists separated by commas.
 
     Raises:
         Problem: Naming the parameter that is unknown, repeated or wrong.
@@ -126,9 +152,9 @@ def read_list_parameters(query: bytes, schema: FeatureSchema, max_k: int) -> Lis
     for pair in query.split(b"&") if query else []:
         name, _, value = pair.partition(b"=")
         key = unescape(name)
-        if key not in {"k", "exclude", "fields"}:
+        if key not in _PARAMETERS:
             raise bad_request(
-                "unknown-parameter", "Unknown parameter", expected="k, exclude or fields", got=key
+                "unknown-parameter", "Unknown parameter", expected=", ".join(_PARAMETERS), got=key
             )
         if key in found:
             raise bad_request(
@@ -136,23 +162,64 @@ def read_list_parameters(query: bytes, schema: FeatureSchema, max_k: int) -> Lis
             )
         # Commas separate before they are unescaped, so that %2C can be part of an id.
         found[key] = [unescape(part.replace(b"+", b" ")) for part in value.split(b",")]
-    k = (
-        read_k(found["k"][0] if len(found["k"]) == 1 else ",".join(found["k"]), max_k)
-        if "k" in found
-        else DEFAULT_K
+    at_most = dict(_read_cap(text) for text in found.get("at_most", []) if text)
+    return checked_parameters(
+        schema,
+        max_k,
+        k=",".join(found["k"]) if "k" in found else DEFAULT_K,
+        exclude=[text for text in found.get("exclude", []) if text],
+        only=[text for text in found["only"] if text] if "only" in found else None,
+        at_most=at_most,
+        fields=[text for text in found.get("fields", []) if text],
     )
-    excluded = [text for text in found.get("exclude", []) if text]
-    if len(excluded) > MAX_EXCLUDED:
-        raise bad_request(
-            "exclude", "Too many excluded items", expected=f"at most {MAX_EXCLUDED}", got=len(excluded)
-        )
-    titles = read_fields([text for text in found.get("fields", []) if text])
-    exclude = frozenset(read_id(text, schema.item_id_type, "item") for text in excluded)
-    return ListParameters(min(k, max_k), exclude, titles)
 
 
-def read_k(value: object, max_k: int) -> int:
-    """The length of a list.
+def checked_parameters(
+    schema: FeatureSchema,
+    max_k: int,
+    *,
+    k: object,
+    exclude: Sequence[object],
+    only: Sequence[object] | None,
+    at_most: Mapping[str, object],
+    fields: Sequence[str],
+) -> ListParameters:
+    """Parameters of a list, checked; ids and numbers as JSON or a query string has them.
+
+    Raises:
+        Problem: Naming the parameter that is wrong.
+    """
+    for name, ids in (("exclude", exclude), ("only", only or ())):
+        if len(ids) > MAX_EXCLUDED:
+            raise bad_request(
+                name, f"Too many items in {name}", expected=f"at most {MAX_EXCLUDED}", got=len(ids)
+            )
+    kind = schema.item_id_type
+    titles, groups = read_fields(fields, schema)
+    for column in at_most:
+        if column not in schema.groups:
+            raise bad_request(
+                "at_most", "No such group column", expected=", ".join(schema.groups) or "none", got=column
+            )
+    return ListParameters(
+        read_k(k, max_k),
+        frozenset(read_ids(exclude, kind, "item")),
+        titles,
+        groups,
+        None if only is None else frozenset(read_ids(only, kind, "item")),
+        tuple((column, read_k(most, max_k, "at_most")) for column, most in at_most.items()),
+    )
+
+
+def _read_cap(text: str) -> tuple[str, str]:
+    column, separator, most = text.rpartition(":")
+    if not separator:
+        raise bad_request("at_most", "A cap is COLUMN:NUMBER", expected="such as category:3", got=text)
+    return column, most
+
+
+def read_k(value: object, max_k: int, name: str = "k") -> int:
+    """A number of items.
 
     Raises:
         Problem: If it is no whole number from 1 to ``max_k``.
@@ -161,18 +228,17 @@ def read_k(value: object, max_k: int) -> int:
     if text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= (k := int(text)) <= max_k:
         return k
     raise bad_request(
-        "k", "Parameter k is out of range", expected=f"a whole number from 1 to {max_k}", got=text
+        name, f"Parameter {name} is out of range", expected=f"a whole number from 1 to {max_k}", got=text
     )
 
 
-def read_fields(names: Sequence[str]) -> bool:
-    """Whether titles are asked for, which is all that can be.
+def read_fields(names: Sequence[str], schema: FeatureSchema) -> tuple[bool, tuple[str, ...]]:
+    """Whether titles are asked for, and the group columns that are.
 
     Raises:
         Problem: Naming what is unknown.
     """
-    if unknown := set(names) - _FIELDS:
-        raise bad_request(
-            "fields", "Unknown field", expected=", ".join(sorted(_FIELDS)), got=", ".join(sorted(unknown))
-        )
-    return bool(names)
+    if unknown := set(names) - {_TITLE, *schema.groups}:
+        known = ", ".join(sorted({_TITLE, *schema.groups}))
+        raise bad_request("fields", "Unknown field", expected=known, got=", ".join(sorted(unknown)))
+    return _TITLE in names, tuple(dict.fromkeys(name for name in names if name != _TITLE))

@@ -26,7 +26,15 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True):
     users: list[Any]
     k: int = DEFAULT_K
     exclude: Annotated[list[JsonId], msgspec.Meta(max_length=MAX_EXCLUDED)] = []
+    only: Annotated[list[JsonId], msgspec.Meta(max_length=MAX_EXCLUDED)] | None = None
+    at_most: dict[str, int] = {}
     fields: list[str] = []
+
+
+class SeenItems(msgspec.Struct, forbid_unknown_fields=True):
+    """Items that a user has just seen."""
+
+    item_ids: Annotated[list[JsonId], msgspec.Meta(min_length=1, max_length=MAX_EXCLUDED)]
 
 
 class AffinityValues(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,6 +59,8 @@ class ScoreRequest(msgspec.Struct, forbid_unknown_fields=True):
     pairs: PairValues | None = None
     k: int = DEFAULT_K
     exclude: Annotated[list[JsonId], msgspec.Meta(max_length=MAX_EXCLUDED)] = []
+    only: Annotated[list[JsonId], msgspec.Meta(max_length=MAX_EXCLUDED)] | None = None
+    at_most: dict[str, int] = {}
     fields: list[str] = []
 
 

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from serving_lookup.activation import Activation
 from serving_lookup.answers import Readiness
+from serving_lookup.arms import Arms
 from serving_lookup.fallback import Fallback
 from serving_lookup.lookup import Lookup
+from serving_lookup.rules import RulesFollower
+from serving_lookup.seen import Seen
 from serving_lookup.store import Store, StoreAddress
 
 if TYPE_CHECKING:
@@ -27,12 +30,15 @@ ACTIVATE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class LookupService:
-    """One worker's store connection, live generation, fallback and counters."""
+    """One worker's store connection, live generations, serving rules, fallback and counters."""
 
     settings: Settings
     store: Store
     activation: Activation
     fallback: Fallback
+    rules: RulesFollower
+    arms: Arms
+    seen: Seen
     lookup: Lookup
     metrics: WorkerMetrics
 
@@ -48,23 +54,32 @@ class LookupService:
         store = Store(StoreAddress.parse(settings.store.url.get_secret_value()), timeout=timeout)
         fallback = Fallback(store, metrics, settings.lookup)
         activation = Activation(store, settings.project, settings.model, metrics, fallback.warm)
-        lookup = Lookup(store, activation, fallback, metrics, settings.lookup)
+        arms = Arms(store, settings.project, settings.model, metrics, fallback.warm)
+        rules = RulesFollower(store, settings.project, settings.model, activation.item_kind, arms.follow)
+        seen = Seen(store, settings.project, settings.lookup.seen_days)
+        lookup = Lookup(store, activation, fallback, rules, arms, seen, metrics, settings.lookup)
         store.start()
         if await store.wait_connected(CONNECT_SECONDS):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(activation.refresh(), ACTIVATE_SECONDS)
+                await rules.refresh()
+                await asyncio.wait_for(arms.refresh(), ACTIVATE_SECONDS)
         activation.start()
-        return cls(settings, store, activation, fallback, lookup, metrics)
+        rules.start()
+        return cls(settings, store, activation, fallback, rules, arms, seen, lookup, metrics)
 
     async def close(self) -> None:
         """Stop everything that was started."""
+        await self.rules.close()
+        await self.arms.close()
         await self.activation.close()
         await self.fallback.close()
         await self.store.close()
 
     def readiness(self) -> Readiness:
         """Whether look-ups can be answered."""
-        troubles = [text for text in (self.store.trouble, self.activation.trouble) if text]
+        told = (self.store.trouble, self.activation.trouble, self.rules.trouble, *self.arms.trouble)
+        troubles = [text for text in told if text]
         live = self.activation.live
         serving = live.pointer.generation if live is not None else None
         return Readiness(

