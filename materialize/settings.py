@@ -171,6 +171,18 @@ class LookupSettings(Section):
         description="What to do with stale answers: serve them; serve them and score anew for the next request; "
         "or score on demand and serve them only if that fails.",
     )
+    cache_seconds: int = Field(
+        0,
+        ge=0,
+        description="How long caches may keep a precomputed list without asking whether it still holds; "
+        "0: they always ask.",
+    )
+    seen_days: float = Field(
+        0,
+        ge=0,
+        description="How long items that applications report as seen are left out of the user's lists, in days; "
+        "0: reports are refused.",
+    )
     max_under_way: int = Field(
         1000, ge=1, description="Requests under way at once, per worker; more are refused with 503."
     )
