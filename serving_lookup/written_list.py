@@ -285,7 +285,9 @@ class WrittenList:
 
     def __init__(self, answer: Answer, media_type: bytes) -> None:
         self.packed = media_type == MESSAGE_PACK
-        around = encode(msgspec.structs.replace(answer, items=[], age_seconds=0.0), media_type)
+        around = encode(
+            msgspec.structs.replace(answer, items=[], age_seconds=0.0, exhausted=False), media_type
+        )
         items, age = (
             (b"\xa5items\x90", b"\xabage_seconds\xcb") if self.packed else (b'"items":[]', b'"age_seconds":')
         )

@@ -110,3 +110,12 @@ def test_damaged_rows_are_refused(ids: bytes, scores: bytes, k: int, data: st.Da
     cuts = [data.draw(st.integers(0, len(part) - 1)) for part in whole]
     for raw in ((ids, scores), (whole[0][: cuts[0]], whole[1]), (whole[0], whole[1][: cuts[1]])):
         assert written(*raw, k) is None
+
+
+def test_what_was_said_of_a_shorter_list_is_not_said_of_others() -> None:
+    row = encode_value([1], Kind.INT64_LIST), encode_value([2.0], Kind.FLOAT_LIST)
+    short = msgspec.structs.replace(answer([]), exhausted=True)
+    for media_type in (JSON, MESSAGE_PACK):
+        body = WrittenList(short, media_type).write(*row, 1, 12.5)
+        assert body is not None
+        assert b"exhausted" not in body
