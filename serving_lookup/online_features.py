@@ -1,7 +1,8 @@
 """Answers as Feast's feature server does, for the views of users that Prescore publishes.
 
 Same requests, same answers as ``POST /get-online-features`` of ``feast serve`` on the same store, its ways included: a
-feature that is not there has value null, status PRESENT and the year 1970. Source: ``feature_server.py``,
+feature that is not there has value null, status PRESENT and the year 1970. Features of a view come in the order in which
+they were asked for; Feast's is that of a set, so its clients go by the names anyway. Source: ``feature_server.py``,
 ``feature_server_utils.py`` and ``utils.py`` of Feast 0.67.
 """
 
