@@ -27,7 +27,9 @@ class OperationsApplication:
 
     def hot(self, request: HotRequest, connection: Connection) -> None:
         """There are no look-ups here."""
-        raise NotImplementedError
+        problem = no_such_path(request.raw_path)
+        lines = b"".join([b"%b: %b\r\n" % line for line in [*problem.headers, *self.refused(problem)]])
+        connection.answer(problem.status, lines, problem.body())
 
     def refused(self, problem: Problem) -> list[tuple[bytes, bytes]]:
         """As on the main address."""

@@ -19,7 +19,7 @@ import structlog
 from features.errors import SettingsError
 from serving_lookup.access import KeyRing, check_exposure
 from serving_lookup.metrics import SharedCounters
-from serving_lookup.store import StoreAddress
+from serving_lookup.store_address import StoreAddress
 from serving_lookup.worker import STOP_SECONDS, run_worker, tls_of
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from serving_lookup.fallback import Fallback
 from serving_lookup.lookup import Lookup
 from serving_lookup.rules import RulesFollower
 from serving_lookup.seen import Seen
-from serving_lookup.store import Store, StoreAddress
+from serving_lookup.store import Store
+from serving_lookup.store_address import StoreAddress
 
 if TYPE_CHECKING:
     from materialize.settings import Settings

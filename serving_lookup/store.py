@@ -8,78 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections import deque
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 import structlog
 
-from features.errors import SettingsError, StoreError
+from features.errors import StoreError
+from serving_lookup.store_address import greetings, tls_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+
+    from serving_lookup.store_address import StoreAddress
 
 log = structlog.get_logger()
 
 RETRY_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses between attempts to connect; the last one repeats."""
-
-_ENCODINGS = {"redis": False, "rediss": True}
-
-
-@dataclass(frozen=True)
-class StoreAddress:
-    """Where the store is and how to enter it; ``repr`` hides the password."""
-
-    host: str
-    port: int
-    path: str
-    tls: bool
-    verify: bool
-    username: str
-    password: str
-    database: int
-
-    def __repr__(self) -> str:
-        """Address without credentials, fit for logs."""
-        return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
-
-    @classmethod
-    def parse(cls, url: str) -> StoreAddress:
-        """Read ``redis://[user:password@]host:port[/db]``, ``rediss://…`` (TLS) or ``unix://…path[?db=]``.
-
-        ``?ssl_cert_reqs=none`` turns certificate checks off, as in redis-py.
-
-        Raises:
-            SettingsError: If it is none of these; the message does not repeat the URL, which may hold a password.
-        """
-        try:
-            parts = urlsplit(url)
-            query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-            if parts.scheme not in {*_ENCODINGS, "unix"}:
-                raise ValueError(f"scheme {parts.scheme!r}")  # noqa: TRY301 - one message for all faults
-            unix = parts.scheme == "unix"
-            database = query.get("db", "" if unix else parts.path.strip("/"))
-            return cls(
-                host="" if unix else parts.hostname or "127.0.0.1",
-                port=0 if unix else parts.port or 6379,
-                path=unquote(parts.path) if unix else "",
-                tls=_ENCODINGS.get(parts.scheme, False),
-                verify=query.get("ssl_cert_reqs", "required") != "none",
-                username=unquote(parts.username or ""),
-                password=unquote(parts.password or ""),
-                database=int(database or 0),
-            )
-        except ValueError as error:
-            raise SettingsError(
-                "store.url cannot be read",
-                expected="redis://[user:password@]host:port[/db], rediss://… or unix://…",
-                got=str(error).split(" for ", maxsplit=1)[0],
-            ) from error
 
 
 def pack(*arguments: bytes) -> bytes:
@@ -238,24 +185,60 @@ class Store:
             attempt += 1
 
     async def _connect(self) -> _Connection:
-        address = self.address
         async with asyncio.timeout(self._timeout):
-            if address.path:
-                _, connection = await self._loop.create_unix_connection(_Connection, address.path)
-            else:
-                _, connection = await self._loop.create_connection(
-                    _Connection, address.host, address.port, ssl=_tls(address)
-                )
+            if not self.address.sentinels:
+                return await self._enter(self.address)
+            return await self._enter_primary()
+
+    async def _enter_primary(self) -> _Connection:
+        """Where the sentinels say that the primary is, if it agrees.
+
+        Source: https://redis.io/docs/latest/develop/reference/sentinel-clients/
+        """
+        address, trouble = self.address, "no sentinel was asked"
+        for host, port in address.sentinels:
             try:
-                for command in _greetings(address):
-                    future: asyncio.Future[Any] = self._loop.create_future()
-                    connection.waiting.append((self._loop.time(), partial(_settle, future)))
-                    connection.write(pack(*command))
-                    accepted(await future)
-            except BaseException:
-                connection.abort("greeting failed")
-                raise
+                sentinel = await self._enter(address.sentinel(host, port))
+                try:
+                    where = await self._say(
+                        sentinel, b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", address.service.encode()
+                    )
+                finally:
+                    sentinel.abort("asked")
+                if where is None:
+                    trouble = f"sentinel {host}:{port} knows no service {address.service!r}"
+                    continue
+                connection = await self._enter(address.primary(where[0].decode(), int(where[1])))
+                role = (await self._say(connection, b"ROLE"))[0]
+                if role == b"master":
+                    return connection
+                connection.abort("no primary")
+                trouble = f"{where[0].decode()}:{int(where[1])} is {role.decode()}, not yet the primary"
+            except (OSError, StoreError) as error:
+                trouble = f"by sentinel {host}:{port}: {error}"
+        raise _unreachable(trouble)
+
+    async def _enter(self, address: StoreAddress) -> _Connection:
+        if address.path:
+            _, connection = await self._loop.create_unix_connection(_Connection, address.path)
+        else:
+            _, connection = await self._loop.create_connection(
+                _Connection, address.host, address.port, ssl=tls_context(address)
+            )
+        try:
+            for command in greetings(address):
+                await self._say(connection, *command)
+        except BaseException:
+            connection.abort("greeting failed")
+            raise
         return connection
+
+    async def _say(self, connection: _Connection, *command: bytes) -> Any:
+        """One command on a connection that is not in use yet, and its reply."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        connection.waiting.append((self._loop.time(), partial(_settle, future)))
+        connection.write(pack(*command))
+        return accepted(await future)
 
     async def _watch(self) -> None:
         """Drop a connection whose oldest command has waited too long: replies come in order, so all wait behind it."""
@@ -289,23 +272,3 @@ def accepted(reply: Any) -> Any:
 
 def _unreachable(why: str) -> StoreError:
     return StoreError("the store cannot be reached", got=why)
-
-
-def _tls(address: StoreAddress) -> ssl.SSLContext | None:
-    if not address.tls:
-        return None
-    context = ssl.create_default_context()
-    if not address.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _greetings(address: StoreAddress) -> Sequence[tuple[bytes, ...]]:
-    commands: list[tuple[bytes, ...]] = []
-    if address.password:
-        user = (address.username.encode(),) if address.username else ()
-        commands.append((b"AUTH", *user, address.password.encode()))
-    if address.database:
-        commands.append((b"SELECT", b"%d" % address.database))
-    return [*commands, (b"PING",)]

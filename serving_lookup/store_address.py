@@ -1,0 +1,136 @@
+"""Where the store is, how to enter it, and how to find the primary among sentinels."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from features.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_TLS: Final = {"redis": False, "rediss": True, "redis+sentinel": False, "rediss+sentinel": True}
+_SENTINEL: Final = "+sentinel"
+_PORT, _SENTINEL_PORT = 6379, 26379
+
+
+@dataclass(frozen=True)
+class StoreAddress:
+    """One server, or the sentinels that know it; ``repr`` hides the password.
+
+    Attributes:
+        host, port, path: A server, or the path of its Unix socket.
+        tls, verify: Whether to speak TLS, and to check the certificate.
+        username, password, database: How to enter.
+        sentinels: Whom to ask for the primary of ``service``; none: ``host`` it is.
+        service: Its name there.
+        sentinel_password: How to enter a sentinel.
+    """
+
+    host: str
+    port: int
+    path: str
+    tls: bool
+    verify: bool
+    username: str
+    password: str
+    database: int
+    sentinels: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    sentinel_password: str = ""
+
+    def __repr__(self) -> str:
+        """Address without credentials, fit for logs."""
+        if self.path:
+            return f"unix:{self.path}"
+        if self.sentinels:
+            return f"{self.service} of {','.join(f'{host}:{port}' for host, port in self.sentinels)}"
+        return f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, url: str) -> StoreAddress:
+        """Read ``redis://[user:password@]host:port[/db]``, ``rediss://…`` (TLS), ``unix://…path[?db=]`` or
+        ``redis+sentinel://[user:password@]host:port,host:port/service[?sentinel_password=]``.
+
+        ``?ssl_cert_reqs=none`` turns certificate checks off, as in redis-py.
+
+        Raises:
+            SettingsError: If it is none of these; the message does not repeat the URL, which may hold a password.
+        """  # noqa: D205 - two forms of a line each
+        try:
+            return cls._read(url)
+        except ValueError as error:
+            raise SettingsError(
+                "store.url cannot be read",
+                expected="redis://[user:password@]host:port[/db], rediss://…, unix://… or "
+                "redis+sentinel://host:port,host:port/service",
+                got=str(error).split(" for ", maxsplit=1)[0],
+            ) from error
+
+    @classmethod
+    def _read(cls, url: str) -> StoreAddress:
+        scheme, _, rest = url.partition("://")
+        if scheme not in {*_TLS, "unix"}:
+            raise ValueError(f"scheme {scheme!r}")
+        sentinels: tuple[tuple[str, int], ...] = ()
+        if scheme.endswith(_SENTINEL):
+            authority, slash, tail = rest.partition("/")
+            credentials, at, hosts = authority.rpartition("@")
+            nodes = [urlsplit(f"//{host}") for host in hosts.split(",")]
+            sentinels = tuple((node.hostname or "127.0.0.1", node.port or _SENTINEL_PORT) for node in nodes)
+            rest = f"{credentials}{at}{slash}{tail}"
+        unix = scheme == "unix"
+        parts = urlsplit(f"redis://{rest}")
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        path = parts.path.strip("/")
+        if sentinels and not path:
+            raise ValueError("no service after the sentinels")
+        database = query.get("db", "" if unix or sentinels else path)
+        return cls(
+            host="" if unix else parts.hostname or "127.0.0.1",
+            port=0 if unix else parts.port or _PORT,
+            path=unquote(parts.path) if unix else "",
+            tls=_TLS.get(scheme, False),
+            verify=query.get("ssl_cert_reqs", "required") != "none",
+            username=unquote(parts.username or ""),
+            password=unquote(parts.password or ""),
+            database=int(database or 0),
+            sentinels=sentinels,
+            service=unquote(path) if sentinels else "",
+            sentinel_password=query.get("sentinel_password", ""),
+        )
+
+    def sentinel(self, host: str, port: int) -> StoreAddress:
+        """One of the sentinels."""
+        return replace(
+            self, host=host, port=port, username="", password=self.sentinel_password, database=0, sentinels=()
+        )
+
+    def primary(self, host: str, port: int) -> StoreAddress:
+        """The server that the sentinels named."""
+        return replace(self, host=host, port=port, sentinels=())
+
+
+def tls_context(address: StoreAddress) -> ssl.SSLContext | None:
+    """What TLS needs, if the address asks for it."""
+    if not address.tls:
+        return None
+    context = ssl.create_default_context()
+    if not address.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def greetings(address: StoreAddress) -> Sequence[tuple[bytes, ...]]:
+    """Commands that enter a server; the last one is answered only when that went well."""
+    commands: list[tuple[bytes, ...]] = []
+    if address.password:
+        user = (address.username.encode(),) if address.username else ()
+        commands.append((b"AUTH", *user, address.password.encode()))
+    if address.database:
+        commands.append((b"SELECT", b"%d" % address.database))
+    return [*commands, (b"PING",)]
