@@ -121,7 +121,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
         axes.plot(*zip(*points, strict=True), "o", label="measured")
         axes.set(xlabel=what, ylabel="seconds", title=f"{full[other]:,} {other}", xlim=0, ylim=0)
         axes.legend()
-    figure.savefig(file, dpi=150)
+    figure.savefig(file)
 
 
 def _command(
@@ -129,20 +129,21 @@ def _command(
     items: Annotated[int, typer.Option(help="Items of the full size.")] = 10_000,
     threads: Annotated[int | None, typer.Option(help="Default: all cores.")] = None,
     output: OutputOption = Output.TEXT,
-    file: Annotated[Path | None, typer.Option("--json", help="Write the rows here as well.")] = None,
-    picture: Annotated[
-        Path | None, typer.Option("--plot", help="Draw time against size into this PNG.")
+    file: Annotated[
+        Path | None, typer.Option("--json", help="Write the rows here, and a plot of them beside it, as SVG.")
     ] = None,
 ) -> None:
     """Exact top-100 of every user at growing sizes, 100 trees of depth 6, scored tables written."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in bench_scale(users=users, items=items, threads=threads):
         stderr().print(f"{row['users']:,} users x {row['items']:,} items: {row['seconds']:.1f} s")
         rows.append(row)
+    for row in rows:
+        share = row["users"] * row["items"] / (rows[-1]["users"] * rows[-1]["items"])
+        row["x linear"] = row["seconds"] / rows[-1]["seconds"] / share
     if file is not None:
         file.write_text(json.dumps(rows, indent=1), "utf-8")
-    if picture is not None:
-        plot(rows, picture)
+        plot(rows, file.with_suffix(".svg"))
     emit(output, rows, "Exact top-100 of everybody", rows)
 
 

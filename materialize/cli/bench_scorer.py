@@ -3,210 +3,148 @@
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
-import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
-from materialize.cli.bench_scorer_world import SHAPES, SIDE, World
+from features.errors import CallerError
+from materialize.cli import bench_scorer_journey as journey
+from materialize.cli.bench_scorer_delta import bench_delta
+from materialize.cli.bench_scorer_peers import inplace_predict, other_libraries, seconds
+from materialize.cli.bench_scorer_workers import bench_workers
+from materialize.cli.bench_scorer_world import SHAPES, World
 from materialize.cli.context import Output, OutputOption, stderr
-from materialize.cli.output import emit
+from materialize.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
-    from materialize.cli.bench_scorer_world import Shape
+    from materialize.cli.bench_scorer_world import BenchWorld
 
 K = 100
-_BLOCKS = (1, 2, 4, 8)
-"""Users per call of a peer, of which the best counts; with 10,000 items each."""
+DELTA, WORKERS = "delta", "workers"
 _SECONDS = 1.0
 """How long one timing of ours should take at least."""
+_TITLES = {
+    "shapes": "Top-100 of every user: pairs per second, and ratios (medians of interleaved rounds)",
+    DELTA: "A delta run, 2 % of users and 0.5 % of items changed, beside a full one; one thread",
+    WORKERS: "Blocks on Dask: two workers of one thread beside one of two",
+}
 
 
-def bench_scorer(
-    shapes: Sequence[Shape] = SHAPES,
-    *,
-    items: int = 10_000,
-    rounds: int = 3,
-    threads: int | None = None,
-    peers: bool = True,
-) -> Iterator[dict[str, Any]]:
-    """Measure shape by shape.
+def measure(
+    world: BenchWorld, *, rounds: int = 3, threads: int | None = None, peers: bool = True
+) -> dict[str, Any]:
+    """Measure one model.
 
     Args:
-        shapes: Which models.
-        items: Size of the catalogue.
+        world: The model, its items and users.
         rounds: Ours and the peers' timings alternate so often; ratios are medians over the rounds.
         threads: For ours and for XGBoost; default: all cores.
-        peers: Whether to measure TL2cgen and LightGBM as well; XGBoost always is.
+        peers: Whether to measure TL2cgen, LightGBM and lleaves as well; XGBoost always is.
 
-    Yields:
-        One row per shape; rates are pairs per second.
+    Returns:
+        Rates in pairs per second, ratios to them, seconds to bind, milliseconds for one user, the largest error.
     """
-    for shape in shapes:
-        yield _measure(World(shape, items), rounds, threads, peers)
-
-
-def _measure(world: World, rounds: int, threads: int | None, peers: bool) -> dict[str, Any]:
     booster = world.booster
     booster.set_param({"nthread": threads or 0})
-    start = time.perf_counter()
-    catalogue = world.bind()
-    bind_seconds = time.perf_counter() - start
+    catalogue = world.bind()  # compiles, or loads what was compiled
+    bind_seconds = seconds(world.bind)
     users = world.users(64)
     error = _check(world, catalogue.score(users.table, threads=threads, **users.inputs), users)
-    once = _time(lambda: catalogue.top_k(users.table, K, threads=threads, **users.inputs))
-    count = int(np.clip(128 * np.ceil(_SECONDS / once / 2), 128, 8192))
-    many = world.users(count)
+    once = seconds(lambda: catalogue.top_k(users.table, K, threads=threads, **users.inputs))
+    many = world.users(int(np.clip(128 * np.ceil(_SECONDS / once / 2), 128, 8192)))
     measured: dict[str, Callable[[], float]] = {
         "ours": lambda: (
-            count
+            many.table.num_rows
             * world.items
-            / _time(lambda: catalogue.top_k(many.table, K, threads=threads, **many.inputs))
+            / seconds(lambda: catalogue.top_k(many.table, K, threads=threads, **many.inputs))
         ),
-        "inplace_predict": _tuned(lambda n: _inplace(world, users, n)),
-        "with_matrix": _tuned(lambda n: _with_matrix(world, users, n)),
+        **inplace_predict(world, users),
     }
     if peers:
-        measured |= _peers(world, users)
+        measured |= other_libraries(world, users)
     rates: dict[str, list[float]] = {name: [] for name in measured}
     for _ in range(rounds):
         for name, timing in measured.items():
             rates[name].append(timing())
-    one = _one(world)
+    one = world.one()
 
-    def ratio(name: str) -> float:
+    def ratio(name: str) -> float | None:
+        if name not in rates:
+            return None
         return statistics.median(a / b for a, b in zip(rates["ours"], rates[name], strict=True))
 
-    row: dict[str, Any] = {
+    return {
         "shape": world.shape.name,
         "pairs/s": statistics.median(rates["ours"]),
+        "inplace_predict": statistics.median(rates["inplace_predict"]),
         "x inplace_predict": ratio("inplace_predict"),
         "required": world.shape.required,
         "aim": world.shape.aim,
         "x with its matrix": ratio("with_matrix"),
-        "inplace_predict": statistics.median(rates["inplace_predict"]),
-    }
-    for name in ("tl2cgen", "lightgbm"):
-        row[f"x {name}"] = ratio(name) if name in rates else None
-    return row | {
+        **{f"x {name}": ratio(name) for name in ("tl2cgen", "lightgbm", "lleaves")},
         "bind s": bind_seconds,
-        "one user ms": statistics.median(_time(lambda: catalogue.top_k_one(k=K, **one)) for _ in range(50))
+        "one user ms": statistics.median(seconds(lambda: catalogue.top_k_one(k=K, **one)) for _ in range(100))
         * 1e3,
         "largest error": error,
     }
 
 
-def _time(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def _check(world: World, scores: Any, users: Any) -> float:
+def _check(world: BenchWorld, scores: Any, users: Any) -> float:
     """Largest difference to XGBoost's margins on a few users: a benchmark of wrong answers is worth nothing."""
     matrix, start = world.cross(users, 4)
     expected = world.booster.inplace_predict(matrix, predict_type="margin", base_margin=start)
     return float(np.abs(scores[:4].reshape(-1) - expected).max())
 
 
-def _tuned(rate: Callable[[int], float]) -> Callable[[], float]:
-    best = max(_BLOCKS, key=rate)
-    return lambda: rate(best)
-
-
-def _inplace(world: World, users: Any, count: int) -> float:
-    matrix, start = world.cross(users, count)
-    seconds = _time(lambda: world.booster.inplace_predict(matrix, predict_type="margin", base_margin=start))
-    return count * world.items / seconds
-
-
-def _with_matrix(world: World, users: Any, count: int) -> float:
-    def both() -> None:
-        matrix, start = world.cross(users, count)
-        world.booster.inplace_predict(matrix, predict_type="margin", base_margin=start)
-
-    return count * world.items / _time(both)
-
-
-def _one(world: World) -> dict[str, Any]:
-    """Arguments of ``top_k_one`` for a user without affinities and pairs."""
-    users = world.users(1, seed=3)
-    latent = users.inputs.get("latent")
-    return {
-        "user_features": {f"u{n}": float(users.features[0, n]) for n in range(SIDE)},
-        "latent": None if latent is None else latent[0],
-    }
-
-
-def _peers(world: World, users: Any) -> dict[str, Callable[[], float]]:
-    """Other ways to score a matrix; those that are not installed, or lack a compiler, are left out."""
-    found: dict[str, Callable[[], float]] = {}
-    matrix, _ = world.cross(users, 1)
-    try:
-        import lightgbm
-
-        data, label, start = world.training
-        settings = {
-            "objective": "binary",
-            "num_leaves": 2**world.shape.depth,
-            "max_depth": world.shape.depth,
-            "verbose": -1,
-        }
-        other = lightgbm.train(settings, lightgbm.Dataset(data, label, init_score=start), world.shape.trees)
-        found["lightgbm"] = lambda: len(matrix) / _time(lambda: other.predict(matrix, raw_score=True))
-    except ImportError:
-        stderr().print("LightGBM is not installed: left out")
-    try:
-        import tl2cgen
-        import treelite
-
-        if not (shutil.which("gcc") and world.shape.trees * 2**world.shape.depth <= 20_000):
-            stderr().print("TL2cgen is left out: no gcc, or a forest that compiles for minutes")
-            return found
-        folder = Path(tempfile.mkdtemp(prefix="prescore-bench-"))
-        world.booster.save_model(folder / "model.json")
-        model = treelite.frontend.load_xgboost_model(folder / "model.json", format_choice="inspect")
-        tl2cgen.export_lib(model, toolchain="gcc", libpath=folder / "forest.so", params={"parallel_comp": 8})
-        predictor, batch = tl2cgen.Predictor(folder / "forest.so"), tl2cgen.DMatrix(matrix)
-        shutil.rmtree(folder)
-        found["tl2cgen"] = lambda: len(matrix) / _time(lambda: predictor.predict(batch, pred_margin=True))
-    except ImportError:
-        stderr().print("TL2cgen is not installed: left out")
-    return found
-
-
 def _command(
     only: Annotated[
-        list[str] | None, typer.Option("--shape", help="Such as '100x6'; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--only", help=f"Such as '100x6', '{journey.NAME}', '{DELTA}' or '{WORKERS}'; may be repeated."
+        ),
     ] = None,
-    items: Annotated[int, typer.Option(help="Size of the catalogue.")] = 10_000,
-    rounds: Annotated[int, typer.Option(help="Interleaved timings of each.")] = 3,
+    items: Annotated[int, typer.Option(help="Size of the generated catalogues.")] = 10_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved timings of each.")] = 3,
     threads: Annotated[int | None, typer.Option(help="Default: all cores.")] = None,
-    peers: Annotated[bool, typer.Option(help="Measure TL2cgen and LightGBM too.")] = True,
+    peers: Annotated[bool, typer.Option(help="Measure TL2cgen, LightGBM and lleaves too.")] = True,
+    folder: Annotated[
+        Path, typer.Option(help="Of the demo, whose model is measured; it is trained if need be.")
+    ] = Path(".prescore/demo"),
     output: OutputOption = Output.TEXT,
-    file: Annotated[Path | None, typer.Option("--json", help="Write the rows here as well.")] = None,
+    file: Annotated[Path | None, typer.Option("--json", help="Write the results here as well.")] = None,
 ) -> None:
-    """Score every pair of generated users and 10,000 items, beside XGBoost, TL2cgen and LightGBM."""
-    chosen = [shape for shape in SHAPES if not only or shape.name in only]
-    rows = []
-    for row in bench_scorer(chosen, items=items, rounds=rounds, threads=threads, peers=peers):
-        stderr().print(f"{row['shape']}: {row['x inplace_predict']:.0f} x inplace_predict")
-        rows.append(row)
+    """Score every pair of many users and 10,000 items, beside XGBoost, TL2cgen and LightGBM; then deltas and workers."""
+    worlds: dict[str, Callable[[], BenchWorld]] = {
+        shape.name: lambda shape=shape: World(shape, items)  # type: ignore[misc]
+        for shape in SHAPES
+    }
+    worlds[journey.NAME] = lambda: journey.JourneyWorld.prepare(folder)
+    known = [*worlds, DELTA, WORKERS]
+    chosen = only or known
+    if unknown := sorted(set(chosen) - set(known)):
+        raise CallerError(f"nothing to measure is called {', '.join(unknown)}", expected=", ".join(known))
+    document: dict[str, list[dict[str, Any]]] = {}
+    for name in chosen:
+        if name in worlds:
+            row = measure(worlds[name](), rounds=rounds, threads=threads, peers=peers)
+            stderr().print(f"{name}: {row['x inplace_predict']:.0f} x inplace_predict")
+            document.setdefault("shapes", []).append(row)
+    if DELTA in chosen:
+        document[DELTA] = [bench_delta(items=items, users=min(32_768, 16 * items), rounds=rounds)]
+    if WORKERS in chosen:
+        document[WORKERS] = [bench_workers(items=items, blocks=max(2, items // 625), rounds=rounds)]
     if file is not None:
-        file.write_text(json.dumps(rows, indent=1), "utf-8")
-    emit(
-        output,
-        rows,
-        "Top-100 of every user, pairs per second and ratios (median of interleaved rounds)",
-        rows,
-    )
+        file.write_text(json.dumps(document, indent=1), "utf-8")
+    if output is Output.JSON:
+        print_json(document)
+        return
+    for part, rows in document.items():
+        print_table(_TITLES[part], rows)
 
 
 def register(app: typer.Typer) -> None:

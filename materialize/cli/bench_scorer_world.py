@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,7 @@ class Shape:
         affinity, pair: Features of these scopes, beside 16 user and 16 item features.
         latent: Dimensions of the latent margin; 0: none.
         required, aim: Wanted ratio to ``inplace_predict`` without its matrix.
+        label: Name, if the model has one.
     """
 
     trees: int
@@ -43,10 +44,13 @@ class Shape:
     latent: int = 0
     required: float = 0.0
     aim: float = 0.0
+    label: str = ""
 
     @property
     def name(self) -> str:
         """Such as ``300x6 + 4 affinity``."""
+        if self.label:
+            return self.label
         extra = {"affinity": self.affinity, "pair": self.pair, "latent": self.latent}
         return " + ".join([f"{self.trees}x{self.depth}", *(f"{n} {what}" for what, n in extra.items() if n)])
 
@@ -68,11 +72,48 @@ class Users:
     Attributes:
         table: ``user_id`` and features.
         inputs: Further arguments of :meth:`BoundCatalogue.top_k`.
-        cross: Makes the explicit matrix of the first n users against all items: float32[n * I, features].
     """
 
     table: pa.Table
     inputs: dict[str, Any]
+
+
+class BenchWorld(Protocol):
+    """A model with its items and users."""
+
+    @property
+    def shape(self) -> Shape:
+        """What the model is made of, and what is wanted of it."""
+
+    @property
+    def items(self) -> int:
+        """Size of the catalogue."""
+
+    @property
+    def booster(self) -> Any:
+        """``xgboost.Booster``."""
+
+    @property
+    def training(self) -> tuple[Float32, Float32, Float32 | None]:
+        """Matrix, labels and base margin, to train a peer of the same size."""
+
+    def bind(self) -> BoundCatalogue:
+        """The catalogue that is measured."""
+
+    def users(self, count: int, seed: int = 0) -> Users:
+        """At most ``count`` users; others by another seed."""
+
+    def one(self) -> dict[str, Any]:
+        """Arguments of ``top_k_one`` for one of them."""
+
+    def cross(self, users: Users, count: int) -> tuple[Float32, Float32 | None]:
+        """The explicit matrix of the first users against all items, float32[n * I, features], and its base margin."""
+
+
+@dataclass(frozen=True)
+class GeneratedUsers(Users):
+    """… and the arrays that they were made of, for the explicit matrix."""
+
     features: Float32
     affinity: Float32 | None
     pair_item: NDArray[np.int64] | None
@@ -161,7 +202,7 @@ class World:
 
         return PairScorer.from_xgboost(self.booster, self.scopes).bind(self.item_table, latent)
 
-    def users(self, count: int, seed: int = 2) -> Users:
+    def users(self, count: int, seed: int = 2) -> GeneratedUsers:
         """Users that were not trained on."""
         rng, shape = np.random.default_rng(seed), self.shape
         features = rng.normal(size=(count, SIDE)).astype(np.float32)
@@ -195,10 +236,21 @@ class World:
             )
         if shape.latent:
             inputs["latent"] = rng.normal(size=(count, shape.latent)).astype(np.float32) / 8
-        return Users(table, inputs, features, value, pair_item, pair)
+        return GeneratedUsers(table, inputs, features, value, pair_item, pair)
+
+    def one(self) -> dict[str, Any]:
+        """A user without affinities and pairs."""
+        users = self.users(1, seed=3)
+        latent = users.inputs.get("latent")
+        return {
+            "user_features": {f"u{n}": float(users.features[0, n]) for n in range(SIDE)},
+            "latent": None if latent is None else latent[0],
+        }
 
     def cross(self, users: Users, count: int) -> tuple[Float32, Float32 | None]:
-        """The explicit matrix of the first users against all items, float32[count * I, features], and its base margin."""
+        """See :class:`BenchWorld`; of users that were generated here."""
+        if not isinstance(users, GeneratedUsers):
+            raise TypeError(users)
         base, items = self._base, self.items
         columns = [np.repeat(users.features[:count], items, axis=0), np.tile(base["item"], (count, 1))]
         if users.affinity is not None:

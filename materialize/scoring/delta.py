@@ -44,12 +44,11 @@ from materialize.scoring.block_threads import each_block
 from materialize.scoring.encode_inputs import positions
 from materialize.scoring.kernels_delta import differing, merge_lists, touched
 from materialize.scoring.kernels_selection import hide
+from materialize.scoring.kernels_simd import LANES
 from materialize.scoring.signatures import SignedItems
 from materialize.scoring.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from materialize.scoring.block_scorer import BlockScorer, Workspace
@@ -227,22 +226,19 @@ class DeltaScorer:
         snapshot = Snapshot(self.now.digest, batch.ids, signatures, index, scores, counts, complete, k)
         differs = np.empty(len(batch), np.bool_)
 
-        def compare(users: NDArray[np.int64]) -> None:
-            differing(
-                users, was[users], previous.item_index, previous.scores, previous.counts, previous.k, self.moved, index,
-                scores, counts, k, differs,
-            )  # fmt: skip
-
         old = was.copy()
         old[plan.full] = -1
         if len(plan.full) < len(batch):
-            self._merge(previous, batch, old, masks, snapshot, compare)
+            self._merge(previous, batch, old, masks, snapshot, differs)
         full = np.flatnonzero(counts < 0)
         if len(full):
             top = self.catalogue.top_k_encoded(batch.take(full), length, **_of_users(masks, full))
             index[full], scores[full], counts[full] = top.item_index, top.scores, top.counts
             complete[full] = top.counts < length
-            compare(full)
+            differing(
+                full, was[full], previous.item_index, previous.scores, previous.counts, previous.k, self.moved, index,
+                scores, counts, k, differs,
+            )  # fmt: skip
         changed = snapshot.published(self.catalogue.item_ids, np.flatnonzero(differs & (counts > 0)))
         had_list = previous.user_ids.filter(pa.array(previous.counts > 0))
         have_list = batch.ids.filter(pa.array(counts > 0))
@@ -275,25 +271,26 @@ class DeltaScorer:
         was: NDArray[np.int64],
         masks: dict[str, Any],
         out: Snapshot,
-        compare: Callable[[NDArray[np.int64]], None],
+        differs: NDArray[np.bool_],
     ) -> None:
-        """Write the lists of the users that were somewhere, from their old ones, and compare them."""
+        """Write the lists of the users that were somewhere, from their old ones, and whether they differ."""
         changed = self.catalogue.order[self.rows]
         few = batch.narrowed(self.rows, len(self.catalogue))
         allowed, segment = self.catalogue.allowed_rows(self.eligible, masks.get("segments"), len(batch))
         allowed = np.ascontiguousarray(allowed[:, self.rows])
+        segment = np.append(segment, np.zeros(LANES, np.int32))  # for the lanes of the last block
+        hides = len(allowed) > 0 or len(few.excluded.key) > 0
 
         def work(space: Workspace, first: int, last: int) -> None:
-            users = np.arange(first, last)
             block = self.narrowed.score(few, first, last, space) if len(changed) else space.score
-            inside = np.zeros(block.shape[1], np.int32)
-            inside[: last - first] = segment[first:last]
-            hide(block, few.excluded.start[first : last + 1], few.excluded.key, allowed, inside)
+            if hides:
+                inside = segment[first : first + LANES]
+                hide(block, few.excluded.start[first : last + 1], few.excluded.key, allowed, inside)
             merge_lists(
-                users, was[first:last], previous.item_index, previous.scores, previous.counts, previous.complete,
+                first, last, was, previous.item_index, previous.scores, previous.counts, previous.complete,
                 self.place, changed, block, out.k, out.item_index, out.scores, out.counts, out.complete,
+                previous.k, self.moved, differs,
             )  # fmt: skip
-            compare(users[out.counts[first:last] >= 0])
 
         each_block(self.narrowed, len(batch), work, masks.get("threads"))
 

@@ -66,6 +66,16 @@ def touched(item, count, place, out):  # type: ignore[no-untyped-def]
             out[v] |= place[item[v, n]] < 0
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _differs(old_item, old_score, moved, item, score):  # type: ignore[no-untyped-def]
+    """Whether a published list differs from the old one; arrays of one user."""
+    same, e = len(old_item) == len(item), 0
+    while same and e < len(item):
+        same = moved[np.uint32(old_item[e])] == item[e] and old_score[e] == score[e]
+        e += 1
+    return not same
+
+
 @njit(cache=True, nogil=True)
 def differing(users, was, old_item, old_score, old_count, old_k, moved, item, score, count, k, out):  # type: ignore[no-untyped-def]
     """Which published lists differ from the old ones of the same users.
@@ -80,17 +90,14 @@ def differing(users, was, old_item, old_score, old_count, old_k, moved, item, sc
     for index in range(len(users)):
         u, v = users[index], was[index]
         n = min(count[u], k)
-        out[u] = v < 0 or min(old_count[v], old_k) != n
-        e = 0
-        while not out[u] and e < n:
-            out[u] = moved[old_item[v, e]] != item[u, e] or old_score[v, e] != score[u, e]
-            e += 1
+        m = min(old_count[v], old_k) if v >= 0 else 0
+        out[u] = v < 0 or _differs(old_item[v, :m], old_score[v, :m], moved, item[u, :n], score[u, :n])
 
 
 @njit(cache=True, nogil=True)
 def merge_lists(  # type: ignore[no-untyped-def]
-    users, was, old_item, old_score, old_count, old_complete, place, changed, changed_score, k,
-    item, score, count, complete,
+    first, last, was, old_item, old_score, old_count, old_complete, place, changed, changed_score, k,
+    item, score, count, complete, old_k, moved, differs,
 ):  # fmt: skip
     """New lists of users that did not change, from their old ones and the scores of the items that did.
 
@@ -98,7 +105,8 @@ def merge_lists(  # type: ignore[no-untyped-def]
     after that. So the new list is certain down to the first changed item that does not beat it.
 
     Args:
-        users: int64[n], users of a block; ``was`` int64[n], their places among the old lists, -1: leave them.
+        first, last: Users of the block.
+        was: int64[U], users' places among the old lists; -1: leave them.
         old_item: int32[V, L], ``old_score`` float32[V, L], ``old_count`` int32[V]: the old lists.
         old_complete: bool[V], whether an old list holds all items that there were.
         place: int32[old items], new position of an old item; -1: gone or changed.
@@ -108,18 +116,22 @@ def merge_lists(  # type: ignore[no-untyped-def]
         item: int32[U, M] written, with ``score`` float32[U, M] and ``count`` int32[U]; a count of -1 says that
             too little is certain, and the user must be scored in full.
         complete: bool[U], written.
+        old_k: Entries that were published.
+        moved: int32[old items], new position of the item with the same id; -1: gone.
+        differs: bool[U], written: whether the published list differs from the old one.
     """
     length = item.shape[1]
     fresh = np.empty(len(changed), np.uint64)
     origin = np.empty(len(changed), np.int64)
-    for lane in range(len(users)):
-        u, v = users[lane], was[lane]
+    for lane in range(last - first):
+        u = first + lane
+        v = was[u]
         if v < 0:
             continue
         n = old_count[v]
+        was_item, was_score, now_item, now_score = old_item[v, :n], old_score[v, :n], item[u], score[u]
         bounded = not old_complete[v]
-        complete[u] = old_complete[v]
-        bound = old_score[v, n - 1] if n > 0 else np.float32(np.inf)
+        bound = was_score[n - 1] if n > 0 else np.float32(np.inf)
         f = 0
         for c in range(len(changed)):
             s = changed_score[c, lane]
@@ -136,17 +148,26 @@ def merge_lists(  # type: ignore[no-untyped-def]
             s = changed_score[origin[b], lane] if b < f else np.float32(-np.inf)
             p = changed[origin[b]] if b < f else 0
             while a < n and out < length:
-                q = place[old_item[v, a]]
-                if b < f and q >= 0 and (old_score[v, a] < s or (old_score[v, a] == s and q > p)):
+                q, t = place[np.uint32(was_item[a])], was_score[a]
+                if t <= s and q >= 0 and (t < s or q > p):
                     break
-                item[u, out], score[u, out] = q, old_score[v, a]
+                now_item[out], now_score[out] = q, t
                 out += q >= 0
                 a += 1
             if b == f or out == length or (bounded and s == bound):
                 break  # in the last case it ties with items that were never in the list, and may come after them
-            item[u, out], score[u, out] = p, s + np.float32(0)
+            now_item[out], now_score[out] = p, s + np.float32(0)
             out += 1
-        if complete[u]:
-            complete[u] = out == f + np.sum(place[old_item[v, :n]] >= 0)  # everything fitted in
-        item[u, out:], score[u, out:] = -1, np.nan
+        complete[u] = not bounded and out == f + np.sum(place[was_item] >= 0)  # and everything fitted in
+        now_item[out:], now_score[out:] = -1, np.nan
         count[u] = out if out >= k or complete[u] else -1
+        m, n = min(n, old_k), min(out, k)
+        differs[u] = _differs(was_item[:m], was_score[:m], moved, now_item[:n], now_score[:n])
+
+
+@njit(cache=True, nogil=True)
+def take_rows(rows, item, score, out_item, out_score):  # type: ignore[no-untyped-def]
+    """``out_item[n] = item[rows[n], :k]``, and so for scores; int32 and float32 [U, L] into [n, k]."""
+    for n in range(len(rows)):
+        for e in range(out_item.shape[1]):
+            out_item[n, e], out_score[n, e] = item[rows[n], e], score[rows[n], e]

@@ -12,6 +12,7 @@ from features.errors import StorageError
 from features.schema import USER_ID
 from materialize.scoring.checked_file import read_checked, write_checked
 from materialize.scoring.encode_inputs import single
+from materialize.scoring.kernels_delta import take_rows
 from materialize.scoring.top_k import TopK
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ class Snapshot:
             users: int64[n], positions.
         """
         rows = np.arange(len(self)) if users is None else users
-        k = self.k
-        counts = np.minimum(self.counts[rows], k).astype(np.int32)
-        index, scores = self.item_index[rows, :k], self.scores[rows, :k]
+        counts = np.minimum(self.counts[rows], self.k).astype(np.int32)
+        index, scores = np.empty((len(rows), self.k), np.int32), np.empty((len(rows), self.k), np.float32)
+        take_rows(rows, self.item_index, self.scores, index, scores)
         return TopK(self.user_ids.take(pa.array(rows)), index, item_ids, scores, counts)
 
     def save(self, file: Path, label: str) -> None:
