@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
+from features.errors import NotFoundError, RetryableError
 from materialize.cli.context import Output, OutputOption, stderr, stdout
 from materialize.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from materialize.cli.context import CommandContext
     from serving_lookup.client import Recommendations
 
@@ -28,12 +32,28 @@ def lookup(
     from serving_lookup.client import LookupClient
 
     settings = context.obj.settings()
-    with LookupClient(url or background_service(context.obj), settings.model) as client:
+    with LookupClient(url or background_service(context.obj), settings.model) as client, _unpublished_said():
         answer = client.recommendations(user, k=k, fields=("title",))
     if output is Output.JSON:
         print_json(answer.to_dict())
     else:
         show_answer(user, answer)
+
+
+@contextmanager
+def _unpublished_said() -> Iterator[None]:
+    """Turn a service that has nothing to serve into what there is to do about it."""
+    try:
+        yield
+    except RetryableError as error:
+        if "No generation can be served" not in error.got:
+            raise
+        raise NotFoundError(
+            "there is nothing to look up yet",
+            expected="a published generation",
+            got=error.got,
+            fix="publish one with 'prescore run', or try 'prescore demo'",
+        ) from error
 
 
 def background_service(context: CommandContext) -> str:
