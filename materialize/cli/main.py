@@ -25,6 +25,7 @@ from materialize.cli import (
     init,
     interrupt,
     lookup,
+    rules,
     run,
     score,
     serve,
@@ -66,6 +67,7 @@ app.command("sql-copy", rich_help_panel=USE)(sql_copy.sql_copy)
 app.command("erase-user", rich_help_panel=USE, context_settings={"ignore_unknown_options": True})(
     erase_user.erase_user
 )
+app.add_typer(rules.app, name="rules", rich_help_panel=USE)
 app.command("serve", rich_help_panel=USE)(serve.serve)
 app.command("stop", rich_help_panel=USE)(serve.stop)
 app.command("status", rich_help_panel=USE)(status.status)
