@@ -196,7 +196,7 @@ def _end(pid: int) -> None:
 def _only_one_starts(settings: Settings) -> Iterator[None]:
     """Two commands at once must not start two servers on the same data, nor two servers on the same port.
 
-    A port is free until its server listens, and Granian's would even share it with another service: so a user's
+    A port is free until its server listens, and two look-up services could even share one: so a user's
     servers start one after the other.
     """
     folder = settings.home / "run"

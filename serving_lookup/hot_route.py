@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from features.errors import StoreError
 from serving_lookup.answers import JSON, MESSAGE_PACK, encode, negotiate
 from serving_lookup.caching import cache_control, still_holds, validator
 from serving_lookup.metrics import ROUTE_INDEX
@@ -218,8 +217,8 @@ class HotRoute:
                 self, request, connection, started, live, asked, negotiate(accept), none_match, given_id
             )
             running.store.ask(live.read_predictions(live.key(user_id)), hit.read)
-        except (Problem, StoreError):
-            return False  # the long way tells it
+        except Exception:  # noqa: BLE001 - a problem or worse: the long way meets it again and tells it
+            return False
         return True
 
     def written(
