@@ -1,4 +1,4 @@
-"""Removes a user from the store: Feast's hash with all views, lists that were scored on demand, and the server's log.
+"""Removes a user from the store: Feast's hash with all views, lists scored on demand, what was seen, the server's log.
 
 Searching is done apart from removing: every key of the store is looked at, none is computed.
 """
@@ -15,6 +15,7 @@ from redis.cluster import RedisCluster
 
 from materialize.publish.feast_format import Kind, entity_key
 from materialize.publish.redis_connections import explained, open_store
+from materialize.publish.serving_rules import seen_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,7 @@ def erase_from_store(store: StoreSettings, project: str, user: int | str) -> int
     url = store.url.get_secret_value()
     with explained(url), closing(open_store(url, store.timeout_seconds)) as client:
         deleted = cast("int", client.delete(entity_key(user, project)))
+        deleted += cast("int", client.delete(seen_key(project, user)))
         ours = f"prescore:{project}:".encode()
         for key in client.scan_iter(match=ours + b"*", count=_PAGE):
             # prescore:<project>:<model>:fallback:<generation>:<user>; only the user's id may hold a colon.
