@@ -24,6 +24,9 @@ Kind = TypeVar("Kind")
 RETRIED_STATUSES: Final = frozenset({502, 503, 504})
 FIRST_PAUSE_SECONDS: Final = 0.05
 
+_NO_SEGMENTS: Final = frozenset({".", ".."})
+"""Ids that cannot be a part of an address, encoded or not (RFC 3986, section 5.2.4): they are asked for in a batch."""
+
 
 class RecommendedItem(msgspec.Struct, frozen=True):
     """One item of a list; ``score`` is the model's margin, ``title`` is there if it was asked for."""
@@ -119,6 +122,8 @@ class _Requests(ABC):
         self._model, self._retries, self._budget = quote(model, safe=""), retries, budget or RetryBudget()
 
     def _list(self, user: Id, k: int, exclude: Sequence[Id], fields: Sequence[str]) -> httpx.Request:
+        if user in _NO_SEGMENTS:
+            return self._batch([user], k, exclude, fields)
         return self._get(f"users/{_escape(user)}/recommendations?{_query(k, exclude, fields)}")
 
     def _batch(
@@ -199,8 +204,7 @@ class LookupClient(_Requests):
         """The items of one user, best first.
 
         Args:
-            user: Id as in the tables; text for whole numbers is fine. ``.`` and ``..`` cannot be in an address:
-                ask for them with :meth:`batch`.
+            user: Id as in the tables; text for whole numbers is fine.
             k: Most items to return.
             exclude: Items to leave out.
             fields: ``title`` for names.
@@ -209,7 +213,7 @@ class LookupClient(_Requests):
             CallerError: The request is wrong; :class:`NotFoundError` if there is no such model.
             RetryableError: The service cannot be reached or cannot answer now.
         """
-        return _read(self._send(self._list(user, k, exclude, fields)), Recommendations)
+        return _read_list(self._send(self._list(user, k, exclude, fields)))
 
     def batch(
         self, users: Sequence[Id], *, k: int = 20, exclude: Sequence[Id] = (), fields: Sequence[str] = ()
@@ -274,7 +278,7 @@ class AsyncLookupClient(_Requests):
         self, user: Id, *, k: int = 20, exclude: Sequence[Id] = (), fields: Sequence[str] = ()
     ) -> Recommendations:
         """See :meth:`LookupClient.recommendations`."""
-        return _read(await self._send(self._list(user, k, exclude, fields)), Recommendations)
+        return _read_list(await self._send(self._list(user, k, exclude, fields)))
 
     async def batch(
         self, users: Sequence[Id], *, k: int = 20, exclude: Sequence[Id] = (), fields: Sequence[str] = ()
@@ -332,6 +336,18 @@ def _given_up(response: httpx.Response | None, trouble: str) -> httpx.Response:
     raise RetryableError(
         "the look-up service cannot be reached", got=trouble, fix="check its address; 'prescore serve'"
     )
+
+
+def _read_list(response: httpx.Response) -> Recommendations:
+    """One user's list, whichever way it was asked for; errors as of :func:`_read`."""
+    if not response.request.url.path.endswith(":batch"):
+        return _read(response, Recommendations)
+    (found,) = _read(response, _Batch).users
+    if found.answer is None:
+        raise CallerError(
+            "the look-up service refused the user", got=found.problem.detail if found.problem else ""
+        )
+    return found.answer
 
 
 def _read(response: httpx.Response, kind: type[Kind]) -> Kind:

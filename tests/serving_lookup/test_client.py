@@ -47,6 +47,20 @@ def test_blocking_and_asynchronous_clients_agree(world: World, service: RunningS
         ]
 
 
+@pytest.mark.parametrize("user", [".", ".."])
+def test_ids_that_no_address_can_hold(world: World, service: RunningService, user: str) -> None:
+    async def ask() -> Recommendations:
+        async with AsyncLookupClient(service.address, MODEL) as client:
+            return await client.recommendations(user, k=2)
+
+    with LookupClient(service.address, MODEL) as client:
+        if world.tables.id_type == "string":
+            assert client.recommendations(user, k=2).reason == asyncio.run(ask()).reason == "unknown_user"
+        else:
+            with pytest.raises(CallerError, match="whole number"):
+                client.recommendations(user)
+
+
 def test_wrong_requests_are_the_callers(world: World, service: RunningService) -> None:
     with LookupClient(service.address, MODEL) as client, pytest.raises(CallerError, match="from 1 to 1000"):
         client.recommendations(world.tables.user_ids[0], k=0)
