@@ -77,7 +77,9 @@ class TrainOperator(CutoffOperator):
 )
 def prescore_train() -> None:
     """Asset ``prescore_model`` says which model to score a cut-off with."""
-    TrainOperator(task_id="train", arguments=["train"], result="model_id", inlets=[MODEL], outlets=[MODEL])
+    TrainOperator(
+        task_id="train", arguments=["train", "--promote"], result="model_id", inlets=[MODEL], outlets=[MODEL]
+    )
 
 
 prescore_train()

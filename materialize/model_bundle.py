@@ -61,7 +61,8 @@ class Lineage(_Part):
     """Where a model comes from.
 
     Attributes:
-        cutoff: Name of the cut-off it was trained up to, such as ``20180101T000000Z``.
+        cutoff: Name of the cut-off it was trained up to, such as ``20180101T000000Z``; empty for an imported model of
+            which nobody has said it.
         feature_builds: Fingerprint of each feature build it was trained on, by the build's cut-off name.
         data: Fingerprint of the source tables, by table.
         parameters: Settings and choices that shaped it, seed and cluster shape included.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from features.errors import NotFoundError, RetryableError, SettingsError
+from features.errors import CallerError, NotFoundError, RetryableError, SettingsError
 from materialize.cutoffs import parse_cutoff
 from materialize.examples import ExampleUsers, pick_examples
 from materialize.progress import stage
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from materialize.generation.erase import Proof
     from materialize.generation.records import Generation
     from materialize.generation.stored_features import StoredFeatures
+    from materialize.models.records import Promotion
     from materialize.model_bundle import ModelBundle
     from materialize.progress import Progress
     from materialize.settings import Settings
@@ -45,13 +46,15 @@ class WalkResult:
 
     Attributes:
         build: Features as of the cut-off.
-        bundle: The model.
+        bundle: The model that was scored with: the champion.
+        promotion: Whether the model that was trained has become it, and why.
         generation: What was published.
         report: What was read from the three tables, and left out.
         examples: Users to look up.
     """
 
     build: FeatureBuild
+    promotion: Promotion
     bundle: ModelBundle
     generation: Generation
     report: SourceReport
@@ -76,12 +79,14 @@ def walk(settings: Settings, cutoff: str, progress: Progress) -> WalkResult:
             report = sources.report
             instant = parse_cutoff(cutoff) if cutoff else default_cutoff(sources)
         running.rows = report.rows_kept["events"]
-    bundle = train(settings, instant, progress)
+    trained = train(settings, instant, progress)
+    promotion = promote_trained(settings, trained, progress)
+    bundle = trained if promotion.champion == trained.id else find_bundle(settings, promotion.champion)
     build = build_features(settings, instant, progress)
     with cluster(settings) as client:
         generation = score(settings, build, bundle, client, progress)
     publish_features(settings, build, progress)
-    return WalkResult(build, bundle, generation, report, pick_examples(settings.scoring, build))
+    return WalkResult(build, bundle, promotion, generation, report, pick_examples(settings.scoring, build))
 
 
 def resolve_cutoff(settings: Settings, text: str) -> dt.datetime:
@@ -128,11 +133,11 @@ def cluster(settings: Settings) -> AbstractContextManager[Client]:
 
 
 def train(settings: Settings, cutoff: dt.datetime, progress: Progress) -> ModelBundle:
-    """Train, evaluate, save and register a model; one that was trained on the same inputs is reused.
+    """Train, evaluate, save and register a model: the challenger; one that was trained on the same inputs is reused.
 
     Boosting does not survive the loss of a worker, so it has a cluster of its own, and a second one if the first fails.
     """
-    from materialize.generation.records import Model
+    from materialize.models.registry import Registry
 
     try:
         bundle = _train_once(settings, cutoff, progress)
@@ -143,15 +148,9 @@ def train(settings: Settings, cutoff: dt.datetime, progress: Progress) -> ModelB
             raise
         _log.warning("the cluster failed; training again on a new one", error=str(error))
         bundle = _train_once(settings, cutoff, progress)
-    open_catalogue(settings).register_model(
-        Model(
-            id=bundle.id,
-            name=bundle.name,
-            path=str(bundle.path),
-            schema_hash=bundle.schema.hash,
-            metrics=dict(bundle.metrics),
-        )
-    )
+    registry = Registry.open(settings)
+    registry.register(bundle)
+    registry.challenge(bundle.id)
     _report_once(settings, bundle)
     return bundle
 
@@ -203,20 +202,25 @@ def promote_trained(settings: Settings, bundle: ModelBundle, progress: Progress)
     return promote_unattended(settings, bundle.id, progress)
 
 
-def find_bundle(settings: Settings, model_id: str) -> ModelBundle:
-    """A model bundle by id, or the newest one.
+def find_bundle(settings: Settings, reference: str) -> ModelBundle:
+    """A model bundle by alias or id; by default the champion, or where there is none yet, the newest.
 
     Raises:
+        CallerError: If it is retired or damaged.
         NotFoundError: If there is none.
     """
-    from materialize.model_bundle import ModelBundle
+    from materialize.models.promotion import load_bundle
+    from materialize.models.registry import Registry
 
-    if model_id:
-        return ModelBundle.load(settings.models_path / model_id)
-    known = open_catalogue(settings).models(settings.model)
-    if not known:
-        raise NotFoundError(f"no model {settings.model!r} has been trained", fix="run 'prescore train'")
-    return ModelBundle.load(settings.models_path / known[0].id)
+    registry = Registry.open(settings)
+    found = registry.find(reference) if reference else registry.default()
+    if found.retired_at is not None:
+        raise CallerError(
+            f"model {found.id} is retired",
+            got=found.retired_reason,
+            fix="take it back with 'prescore models promote ID --reason …', or name another one",
+        )
+    return load_bundle(settings, found)
 
 
 def score(

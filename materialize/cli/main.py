@@ -25,6 +25,7 @@ from materialize.cli import (
     init,
     interrupt,
     lookup,
+    models,
     rules,
     run,
     score,
@@ -59,6 +60,7 @@ app.add_typer(features.app, name="features", rich_help_panel=STAGES)
 app.command("train", rich_help_panel=STAGES)(train.train)
 app.command("evaluate", rich_help_panel=STAGES)(evaluate.evaluate)
 app.command("score", rich_help_panel=STAGES)(score.score)
+app.add_typer(models.app, name="models", rich_help_panel=USE)
 app.add_typer(generations.app, name="generations", rich_help_panel=USE)
 app.command("lookup", rich_help_panel=USE)(lookup.lookup)
 app.command("sql", rich_help_panel=USE)(sql.sql)

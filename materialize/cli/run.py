@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from materialize.cli.context import CommandContext, CutoffOption, Output, OutputOption, stderr, stdout
 from materialize.cli.lookup import background_service, provenance
+from materialize.cli.models import gate_rows, promotion_row, show_promotion
 from materialize.cli.output import print_json, print_table
 from materialize.cli.progress import RichProgress
 
@@ -46,6 +47,8 @@ def walk_and_show(context: CommandContext, cutoff: str, output: Output) -> None:
             quality_title(result.bundle),
             walk.quality_rows(result.bundle),
         )
+        if result.promotion.gates:
+            show_promotion(result.promotion)
         catalogue = walk.open_catalogue(settings)
         kind = result.generation.kind
         print_table(f"What the {kind} generation took", [walk.work_row(catalogue, result.generation)])
@@ -59,6 +62,7 @@ def walk_and_show(context: CommandContext, cutoff: str, output: Output) -> None:
                 "state": result.generation.state,
                 "model_id": result.bundle.id,
                 "metrics": result.bundle.metrics,
+                "promotion": promotion_row(result.promotion) | {"gates": gate_rows(result.promotion.gates)},
                 "read": read_rows(result.report),
                 "stages": stages,
                 "lookups": {user: answer.to_dict() for user, answer in answers.items()},
@@ -85,6 +89,8 @@ def read_rows(report: SourceReport) -> list[dict[str, object]]:
 
 def quality_title(bundle: ModelBundle) -> str:
     """What the table of ranking quality was measured on."""
+    if "window" not in bundle.metrics:
+        return f"Ranking quality: model {bundle.id} was imported and not evaluated"
     window = bundle.metrics["window"]
     days = f"{window['start'][:10]} to {window['end'][:10]}"
     return f"Ranking quality on {days}, which training has not seen ({window['users']:,} users)"

@@ -16,7 +16,7 @@ def score(
     context: typer.Context,
     cutoff: CutoffOption = "",
     model: Annotated[
-        str, typer.Option("--model", help="Id of a model bundle. Default: the newest one.")
+        str, typer.Option("--model", help="Id or alias of a model. Default: the champion.")
     ] = "",
     override: Annotated[
         list[str] | None,

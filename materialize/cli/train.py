@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from materialize.cli.context import CutoffOption, Output, OutputOption
+from materialize.cli.context import CutoffOption, Output, OutputOption, stdout
+from materialize.cli.models import gate_rows, promotion_row, show_promotion
 from materialize.cli.output import print_json, print_table
 from materialize.cli.progress import RichProgress
 from materialize.cli.run import quality_title
 
 
-def train(context: typer.Context, cutoff: CutoffOption = "", output: OutputOption = Output.TEXT) -> None:
-    """Train on past label windows, rank the last one beside the baselines, save the model bundle."""
+def train(
+    context: typer.Context,
+    cutoff: CutoffOption = "",
+    promote: Annotated[
+        bool,
+        typer.Option(
+            "--promote", help="Make it the champion if the gates allow; 'model_id' is then the champion's."
+        ),
+    ] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Train on past label windows, rank the last one beside the baselines, save the bundle: the challenger."""
     from materialize import walk
+    from materialize.training.report import report_path
+    from materialize.training.verdicts import verdicts
 
     settings = context.obj.settings()
     with RichProgress() as progress:
         bundle = walk.train(settings, walk.resolve_cutoff(settings, cutoff), progress)
+        promotion = walk.promote_trained(settings, bundle, progress) if promote else None
     if output is Output.JSON:
-        print_json({"model_id": bundle.id, "metrics": bundle.metrics})
+        document: dict[str, object] = {"model_id": bundle.id, "metrics": bundle.metrics}
+        if promotion is not None:
+            decided = promotion_row(promotion) | {"gates": gate_rows(promotion.gates)}
+            document |= {"model_id": promotion.champion, "trained_model_id": bundle.id, "promotion": decided}
+        print_json(document)
     else:
         print_table(f"Model {bundle.id}. {quality_title(bundle)}", walk.quality_rows(bundle))
+        for sentence in verdicts(bundle.metrics):
+            stdout().print(f"  {sentence}", soft_wrap=True)
+        stdout().print(f"\n  The whole report: {report_path(settings, bundle.id)}", soft_wrap=True)
+        if promotion is not None:
+            show_promotion(promotion)

@@ -36,7 +36,7 @@ def test_features_to_model_to_generation(drive: Callable[..., Any], shop: Path) 
 
     model = trained["tasks"]["train"]["id"]
     assert kept["tasks"]["train"]["id"] == model
-    assert log.count("train --cutoff") == 1, "a young model is kept without training"
+    assert log.count("train --promote --cutoff") == 1, "a young model is kept without training"
     generation = scored["tasks"]["score"]["id"]
     assert failed["tasks"]["score"] == {"state": "failed", "id": None}
     assert report["events"] == [

@@ -14,6 +14,7 @@ from alembic.migration import MigrationContext
 from features.errors import CallerError, ConflictError, NotFoundError, SettingsError, StorageError
 from materialize.generation.catalogue import Block, Catalogue, Fence, GateResult, Generation, Model
 from materialize.generation.tables import METADATA, VERSION_TABLE
+from materialize.models import tables as model_tables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +54,7 @@ def test_the_migrations_make_the_tables_that_the_code_names(database_url: str) -
                 ),
             },
         )
+        assert model_tables.ALIASES.metadata is METADATA
         differences = compare_metadata(context, METADATA)
         names = sa.inspect(connection).get_table_names()
     engine.dispose()
