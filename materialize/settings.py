@@ -183,6 +183,13 @@ class LookupSettings(Section):
         description="How long items that applications report as seen are left out of the user's lists, in days; "
         "0: reports are refused.",
     )
+    parity_share: float = Field(
+        0.001,
+        ge=0,
+        le=1,
+        description="Share of requests whose list is scored again in the background and compared, at most one a second "
+        "per worker; 0: none.",
+    )
     max_under_way: int = Field(
         1000, ge=1, description="Requests under way at once, per worker; more are refused with 503."
     )
