@@ -115,6 +115,20 @@ class Fallback:
             self._metrics.event("store_error")
             raise Unscored("store_unavailable") from None
 
+    async def again(self, live: LiveGeneration, user_id: int | str) -> ScoredList:
+        """The list of a user as the model gives it now, whatever is remembered; it is not remembered either.
+
+        Raises:
+            Unscored: If the user is unknown.
+            StoreError: If the store is away.
+            TimeoutError: If scoring does not begin before the deadline.
+        """
+        row = accepted(await self._store.send(pack(b"HMGET", live.key(user_id), *live.inputs.fields)))
+        inputs = live.inputs.from_store(row)
+        if inputs is None:
+            raise Unscored("unknown_user")
+        return await self._in_thread(lambda: self._list(live, inputs), self._deadline)
+
     async def remembered_or_begin(self, live: LiveGeneration, user_id: int | str) -> ScoredList | None:
         """A list scored on demand a moment ago; if there is none, one is begun for whoever asks next.
 

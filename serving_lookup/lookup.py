@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from serving_lookup.fallback import Fallback, ScoredList
     from serving_lookup.metrics import WorkerMetrics
     from serving_lookup.parameters import ListParameters
+    from serving_lookup.parity import ParityMeter
     from serving_lookup.rules import RulesFollower
     from serving_lookup.seen import Seen
     from serving_lookup.store import Store
@@ -47,6 +48,7 @@ class Lookup:
         rules: Arms, and what may be in a list.
         arms: Generations of other models.
         seen: What users have seen.
+        parity: Looks at a share of the hits; ``None``: at none.
         metrics: Counts what happens.
         settings: ``[lookup]``.
     """
@@ -59,11 +61,12 @@ class Lookup:
         rules: RulesFollower,
         arms: Arms,
         seen: Seen,
+        parity: ParityMeter | None,
         metrics: WorkerMetrics,
         settings: LookupSettings,
     ) -> None:
         self._store, self._activation, self._fallback = store, activation, fallback
-        self._rules, self._arms, self._seen = rules, arms, seen
+        self._rules, self._arms, self._seen, self._parity = rules, arms, seen, parity
         self._metrics, self._max_age, self._when_stale = metrics, settings.max_age_seconds, settings.stale
 
     def live(self) -> LiveGeneration:
@@ -83,6 +86,7 @@ class Lookup:
         rules = self._rules
         if (
             live is None
+            or (self._parity is not None and self._parity.count())
             or self._seen.on
             or rules.screen is not None
             or rules.rules.arms
@@ -206,6 +210,9 @@ class Lookup:
                 reading = self._store.send(live.read_predictions(live.key(user_id)))
                 row, hidden = accepted(await reading), await self._items_seen(live, seen)
                 if (answer := self.stored(live, row, asked, hidden)) is not None:
+                    parity = self._parity
+                    if parity is not None and (parity.wanted or parity.count()):
+                        parity.watch(live, user_id, row, whole=answer.generation == live.pointer.generation)
                     return answer
                 if row[2] is None:
                     break

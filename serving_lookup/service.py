@@ -13,6 +13,7 @@ from serving_lookup.answers import Readiness
 from serving_lookup.arms import Arms
 from serving_lookup.fallback import Fallback
 from serving_lookup.lookup import Lookup
+from serving_lookup.parity import ParityMeter
 from serving_lookup.rules import RulesFollower
 from serving_lookup.seen import Seen
 from serving_lookup.store import Store
@@ -40,6 +41,7 @@ class LookupService:
     rules: RulesFollower
     arms: Arms
     seen: Seen
+    parity: ParityMeter | None
     lookup: Lookup
     metrics: WorkerMetrics
 
@@ -58,7 +60,9 @@ class LookupService:
         arms = Arms(store, settings.project, settings.model, metrics, fallback.warm)
         rules = RulesFollower(store, settings.project, settings.model, activation.item_kind, arms.follow)
         seen = Seen(store, settings.project, settings.lookup.seen_days)
-        lookup = Lookup(store, activation, fallback, rules, arms, seen, metrics, settings.lookup)
+        share = settings.lookup.parity_share
+        parity = ParityMeter(store, settings.project, fallback, metrics, share) if share else None
+        lookup = Lookup(store, activation, fallback, rules, arms, seen, parity, metrics, settings.lookup)
         store.start()
         if await store.wait_connected(CONNECT_SECONDS):
             with contextlib.suppress(TimeoutError):
@@ -67,10 +71,12 @@ class LookupService:
                 await asyncio.wait_for(arms.refresh(), ACTIVATE_SECONDS)
         activation.start()
         rules.start()
-        return cls(settings, store, activation, fallback, rules, arms, seen, lookup, metrics)
+        return cls(settings, store, activation, fallback, rules, arms, seen, parity, lookup, metrics)
 
     async def close(self) -> None:
         """Stop everything that was started."""
+        if self.parity is not None:
+            await self.parity.close()
         await self.rules.close()
         await self.arms.close()
         await self.activation.close()
