@@ -23,7 +23,8 @@ form{display:flex;gap:.6rem;flex-wrap:wrap;align-items:end}label{display:grid;fo
 input,button{font:inherit;padding:.35rem .6rem;border:1px solid var(--line);border-radius:.4rem}
 .badge{padding:.1rem .6rem;border-radius:1rem;color:#fff;background:var(--quiet)}.precomputed,.good{background:var(--good)}
 .stale,.fallback{background:var(--warn)}.default,.bad{background:var(--bad)}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem}
+td button{padding:0 .5rem;font-size:.85em}td.why{background:#8881}td.why table{width:auto}td.why p{margin:.2rem 0}
+i.more,i.less{display:inline-block;height:.7em;background:var(--good)}i.less{background:var(--bad)}.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem}
 .cards div{border:1px solid var(--line);border-radius:.6rem;padding:.6rem .8rem}.cards b{display:block;font-size:1.15rem;
 overflow-wrap:anywhere}</style>"""
 
@@ -36,7 +37,7 @@ TRY_PAGE: Final = (
 <label>API key, if one is needed<input id="key" type="password" autocomplete="off" size="16"></label>
 <button>Look up</button></form>
 <div id="answer" hidden><h2 id="from"></h2><p id="about" class="quiet"></p>
-<table><thead><tr><th class="number">Rank<th>Item<th>Title<th class="number">Score<tbody id="items"></table></div>
+<table><thead><tr><th class="number">Rank<th>Item<th>Title<th class="number">Score<th><tbody id="items"></table></div>
 <h2>Live</h2><div class="cards" id="live"></div><h2>Now</h2><div class="cards" id="now"></div>
 <p class="quiet"><a href="/docs">All routes</a> · <a href="/metrics">Metrics</a></p>
 <script>
@@ -66,11 +67,39 @@ async function lookUp(event) {
   }
   at("from").replaceChildren(make("span", answer.source, `badge ${answer.source}`));
   at("about").textContent = (answer.reason ? `${answer.reason.replaceAll("_", " ")} · ` : "") +
+    (answer.arm ? `arm ${answer.arm} · ` : "") + (answer.exhausted ? "fewer items than asked for were left · " : "") +
     `generation ${answer.generation} · model ${answer.model} · features as of ${answer.feature_cutoff} · ` +
     `${age(answer.age_seconds)} old · answered in ${took.toFixed(1)} ms, the browser included`;
+  const user = at("user").value, scored = answer.source !== "default";
   at("items").append(...answer.items.map((item, i) => { const row = document.createElement("tr");
     row.append(make("td", i + 1, "number"), make("td", item.item_id), make("td", item.title ?? "–"),
-      make("td", item.score.toFixed(4), "number")); return row; }));
+      make("td", item.score.toFixed(4), "number"), document.createElement("td"));
+    if (scored) { const why = make("button", "why"); why.type = "button"; why.onclick = () => explain(user, item.item_id, row, why);
+      row.lastChild.append(why); }
+    return row; }));
+}
+const told = value => value === null ? "missing" : typeof value === "number" ? Number(value.toPrecision(5)).toLocaleString() : value;
+async function explain(user, item, row, why) {
+  if (why.textContent === "hide") { why.textContent = "why"; row.nextSibling.remove(); return; }
+  const response = await ask(`/v1/models/${encodeURIComponent(model)}/users/${encodeURIComponent(user)}/explain?item=` +
+    encodeURIComponent(item));
+  const answer = await response.json(), below = document.createElement("tr"), cell = make("td", "", "why");
+  cell.colSpan = 5;
+  below.append(cell);
+  why.textContent = "hide";
+  row.after(below);
+  if (!response.ok) { cell.append(make("p", answer.detail)); return; }
+  const most = Math.max(...answer.contributions.map(part => Math.abs(part.contribution)), 1e-9), table = document.createElement("table");
+  cell.append(make("p", `Before anything is known of this pair the score is ${answer.expected.toFixed(4)}; ` +
+    `what is known makes it ${answer.score.toFixed(4)}:`), table);
+  for (const part of answer.contributions.filter(part => part.contribution !== 0)) {
+    const line = document.createElement("tr"), bar = make("i", "", part.contribution < 0 ? "less" : "more"), held = document.createElement("td");
+    bar.style.width = `${(6 * Math.abs(part.contribution) / most).toFixed(2)}rem`;
+    held.append(bar);
+    line.append(make("td", part.feature), make("td", told(part.value)), make("td", part.scope, "quiet"),
+      make("td", (part.contribution < 0 ? "-" : "+") + Math.abs(part.contribution).toFixed(4), "number"), held);
+    table.append(line);
+  }
 }
 let last = null;
 async function refresh() {
@@ -95,11 +124,12 @@ async function refresh() {
   } catch { at("state").textContent = "no answer"; at("state").className = "badge bad"; }
 }
 function count(text) {
-  const now = {time: performance.now(), sources: {}, buckets: [], total: 0};
+  const now = {time: performance.now(), sources: {}, buckets: [], total: 0, events: {}};
   for (const line of text.split("\\n")) {
     const found = /^(\\w+)\\{(.*)\\} (\\S+)$/.exec(line);
     if (!found) continue;
     const labels = Object.fromEntries([...found[2].matchAll(/(\\w+)="([^"]*)"/g)].map(m => [m[1], m[2]])), n = Number(found[3]);
+    if (found[1] === "prescore_events_total") now.events[labels.event] = n;
     if (labels.route !== "recommendations") continue;
     if (found[1] === "prescore_requests_total") {
       now.sources[labels.source] = (now.sources[labels.source] || 0) + n;
@@ -110,9 +140,11 @@ function count(text) {
   const seconds = (now.time - since.time) / 1000, counts = now.buckets.map(([le, n], i) => [le, n - since.buckets[i][1]]);
   const all = counts.length ? counts[counts.length - 1][1] : 0;
   const within = share => all ? counts.find(([, n]) => n >= share * all)[0] : null;
-  const told = share => { const le = within(share); return le === null ? "–" : le === "+Inf" ? "> 2.5 s" : `≤ ${le * 1000} ms`; };
+  const compared = (now.events.parity_equal || 0) + (now.events.parity_differs || 0);
+  const bound = share => { const le = within(share); return le === null ? "–" : le === "+Inf" ? "> 2.5 s" : `≤ ${le * 1000} ms`; };
   show("now", [["Look-ups a second", last ? ((now.total - since.total) / seconds).toFixed(1) : "…"],
-    ["Median", told(.5)], ["99 % within", told(.99)], ["Since the start", now.total.toLocaleString()],
+    ["Median", bound(.5)], ["99 % within", bound(.99)], ["Since the start", now.total.toLocaleString()],
+    ["Scored again, and differed", compared ? `${now.events.parity_differs} of ${compared}` : "none yet"],
     ...Object.entries(now.sources).filter(([s]) => s !== "none").map(([s, n]) =>
       [`of these ${s}`, `${(100 * n / now.total).toFixed(1)} %`])]);
   last = now;
