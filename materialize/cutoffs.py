@@ -13,15 +13,7 @@ def parse_cutoff(text: str) -> dt.datetime:
     Raises:
         CallerError: If the text is neither, or lies in the future.
     """
-    try:
-        cutoff = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise CallerError(
-            "the cut-off cannot be read",
-            expected="2017-12-04, 2017-12-04T06:00:00+00:00 or 20171204T000000Z",
-            got=text,
-        ) from None
-    cutoff = cutoff.replace(tzinfo=dt.UTC) if cutoff.tzinfo is None else cutoff.astimezone(dt.UTC)
+    cutoff = parse_instant(text, "the cut-off")
     now = dt.datetime.now(dt.UTC)
     if cutoff > now:
         raise CallerError(
@@ -30,3 +22,24 @@ def parse_cutoff(text: str) -> dt.datetime:
             got=text,
         )
     return cutoff.replace(microsecond=0)
+
+
+def parse_instant(text: str, what: str) -> dt.datetime:
+    """An instant in UTC from ISO 8601; without a zone it is UTC.
+
+    Args:
+        text: Such as ``2017-12-04T06:00:00+00:00``.
+        what: Names it in the message.
+
+    Raises:
+        CallerError: If the text is none.
+    """
+    try:
+        instant = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise CallerError(
+            f"{what} cannot be read",
+            expected="2017-12-04, 2017-12-04T06:00:00+00:00 or 20171204T000000Z",
+            got=text,
+        ) from None
+    return instant.replace(tzinfo=dt.UTC) if instant.tzinfo is None else instant.astimezone(dt.UTC)

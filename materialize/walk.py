@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    import pyarrow as pa
     from distributed import Client
 
     from features.feature_build import FeatureBuild
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
     from materialize.generation.erase import Proof
     from materialize.generation.records import Generation
     from materialize.generation.stored_features import StoredFeatures
-    from materialize.models.records import Promotion
     from materialize.model_bundle import ModelBundle
+    from materialize.models.records import Promotion
     from materialize.progress import Progress
     from materialize.settings import Settings
 
@@ -54,8 +53,8 @@ class WalkResult:
     """
 
     build: FeatureBuild
-    promotion: Promotion
     bundle: ModelBundle
+    promotion: Promotion
     generation: Generation
     report: SourceReport
     examples: ExampleUsers
@@ -206,8 +205,8 @@ def find_bundle(settings: Settings, reference: str) -> ModelBundle:
     """A model bundle by alias or id; by default the champion, or where there is none yet, the newest.
 
     Raises:
-        CallerError: If it is retired or damaged.
         NotFoundError: If there is none.
+        CallerError: If it is retired or damaged.
     """
     from materialize.models.promotion import load_bundle
     from materialize.models.registry import Registry
@@ -238,9 +237,7 @@ def score(
     from materialize.generation.run import publish_generation
 
     finish_interrupted_erasures(settings, progress)
-    generation = publish_generation(
-        settings, build, bundle, client, progress, overrides=overrides, full=full
-    )
+    generation = publish_generation(settings, build, bundle, client, progress, overrides=overrides, full=full)
     if settings.sql_copy.url.get_secret_value():
         sql_copy(settings, progress)
     return generation
@@ -331,7 +328,7 @@ def sql_copy(settings: Settings, progress: Progress, generation_id: str = "live"
         StorageError: If the database refuses; its view shows what it showed before.
     """
     from materialize.publish.postgres_copy import copy_generation
-    from materialize.publish.scored_tables import ScoredTables
+    from materialize.tables import rows_of
 
     url = settings.sql_copy.url.get_secret_value()
     if not url:
@@ -339,13 +336,14 @@ def sql_copy(settings: Settings, progress: Progress, generation_id: str = "live"
             "there is no database to copy into",
             expected="[sql_copy] url, best given as PRESCORE_SQL_COPY__URL",
         )
-    found = find_generation(open_catalogue(settings), settings.model, generation_id)
-    with stage(progress, "copy into PostgreSQL", found.rows) as running:
+    catalogue = open_catalogue(settings)
+    found = find_generation(catalogue, settings.model, generation_id)
+    with stage(progress, "copy into PostgreSQL", None if found.kind == "delta" else found.rows) as running:
 
         def report(rows: int) -> None:
             running.advance(rows - running.rows, rows=rows - running.rows)
 
-        copied = copy_generation(ScoredTables.of(settings), found.id, url, settings.sql_copy.into, report)
+        copied = copy_generation(rows_of(catalogue, found), found.id, url, settings.sql_copy.into, report)
     return found, copied
 
 
@@ -362,20 +360,3 @@ def readmit_user(settings: Settings, user_id: str) -> bool:
     from materialize.generation.erasure_log import ErasureLog
 
     return bool(ErasureLog.of(settings).readmit(str(parse_user(settings, user_id))))
-
-
-def query(settings: Settings, sql: str, generation_id: str) -> pa.Table:
-    """Answer a query over the scored tables; ``generation_id`` empty: the live one.
-
-    Raises:
-        CallerError: If it would write, or is not valid.
-        NotFoundError: If it names something that does not exist.
-    """
-    from materialize.generation.lineage import Lineage
-    from materialize.publish.sql import read
-
-    catalogue = open_catalogue(settings)
-    found = (
-        catalogue.generation(generation_id) if generation_id else catalogue.live_generation(settings.model)
-    )
-    return read(sql, settings, Lineage.of(catalogue, found).ids if found else None)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from features.feature_build import MANIFEST, FeatureBuild, FileEntry, list_build
 from features.parquet_writer import write_parquet
 from features.schema import USER_ID
 from features.scratch import scratch_folder
-from materialize.generation.snapshots import snapshot_folder
+from materialize.generation.snapshots import block_file, load_block, save_block, snapshot_folder
 from materialize.publish.scored_tables import RECOMMENDATIONS, ScoredTables, write_block_file
 
 if TYPE_CHECKING:
@@ -111,9 +112,8 @@ def erase_from_blocks(
     removed = 0
     for model, fence in fences.items():
         for generation in catalogue.generations(model):
-            # They hold ids and lists too. Without them the next generation is a full one.
-            shutil.rmtree(snapshot_folder(settings, generation.id), ignore_errors=True)
             blocks = catalogue.blocks(generation.id)
+            _erase_from_snapshots(snapshot_folder(settings, generation.id), generation.id, blocks, user)
             changed = {
                 block.number: _without_user(tables, block, user, erasure)
                 for block in blocks
@@ -169,16 +169,49 @@ def _damaged(path: Path | str, error: Exception) -> StorageError:
 def _without_user(tables: ScoredTables, block: Block, user: int | str, erasure: int) -> Block:
     with pq.ParquetFile(block.path) as file:
         rows = pa.Table.from_batches(_without(file, [user]), file.schema_arrow)
-    # One list less, and one row of the store less, which the store's own step removes.
-    accepted = None if block.accepted is None else block.accepted - 1
+    users = pc.sum(pc.equal(rows["rank"], 1)).as_py() or 0
+    # A delta says of a user either which list is new, or that there is none any more.
+    listed = block.users - users
+    block = replace(
+        block,
+        users=users,
+        lists=max(0, block.lists - listed),
+        gone=max(0, block.gone - (not listed)),
+        # The row of the store goes in a step of its own.
+        accepted=None if block.accepted is None else block.accepted - listed,
+    )
     if not rows.num_rows:
-        return replace(block, path="", users=0, rows=0, sha256="", accepted=accepted)
+        return replace(block, path="", rows=0, sha256="")
     plain = tables.block_path(block.generation, block.number)
     path = plain.with_name(f"{plain.stem}-erasure-{erasure}.parquet")
     file = write_block_file(path, block.generation, rows)
-    return replace(
-        block, path=str(path), users=block.users - 1, rows=file.rows, sha256=file.sha256, accepted=accepted
-    )
+    return replace(block, path=str(path), rows=file.rows, sha256=file.sha256)
+
+
+def _erase_from_snapshots(folder: Path, generation: str, blocks: Sequence[Block], user: int | str) -> None:
+    """Take the user out of what the next delta starts from; a damaged snapshot goes, and a full run follows."""
+    for block in blocks:
+        if not block_file(folder, block.number).exists():
+            continue
+        try:
+            snapshot = load_block(folder, generation, block.number)
+        except StorageError:
+            block_file(folder, block.number).unlink()
+            continue
+        kept = pc.not_equal(snapshot.user_ids, pa.scalar(user, snapshot.user_ids.type))
+        if pc.all(kept).as_py():
+            continue
+        rows = np.asarray(kept)
+        fewer = replace(
+            snapshot,
+            user_ids=snapshot.user_ids.filter(kept),
+            signatures=snapshot.signatures[rows],
+            item_index=snapshot.item_index[rows],
+            scores=snapshot.scores[rows],
+            counts=snapshot.counts[rows],
+            complete=snapshot.complete[rows],
+        )
+        save_block(fewer, folder, generation, block.number)
 
 
 def _drop_unrecorded(tables: ScoredTables, catalogue: Catalogue, generation: Generation) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _ROWS = 1 << 20
 _SHORTEST_WORD = 4
+_DIGEST = 16
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _search_files(settings: Settings, user: int | str) -> list[Searched]:
     rows = files = with_user = others = found_in = 0
     for path in _files(settings):
         try:
-            if path.suffix in {".parquet", ".arrow"}:
+            if path.suffix in {".parquet", ".arrow", ".checked"}:
                 searched, found = _search_columns(path, user)
                 rows, with_user, files = rows + searched, with_user + found, files + 1
             else:
@@ -147,7 +148,11 @@ def _id_batches(path: Path) -> Iterator[pa.Array]:
                 for batch in file.iter_batches(_ROWS, columns=[USER_ID]):
                     yield batch[USER_ID]
         return
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
+    with pa.memory_map(str(path)) as source:
+        content = source.read_buffer()
+    if path.suffix == ".checked":  # a digest stands behind the Arrow file
+        content = content.slice(0, content.size - _DIGEST)
+    with pa.ipc.open_file(pa.BufferReader(content)) as file:
         if USER_ID in file.schema.names:
             for number in range(file.num_record_batches):
                 yield file.get_batch(number)[USER_ID]

@@ -26,7 +26,7 @@ def snapshot_folder(settings: Settings, generation_id: str) -> Path:
 
 def has_snapshots(folder: Path, blocks: int) -> bool:
     """Whether the items and all blocks are there; a file that exists is complete."""
-    return _items(folder).is_file() and all(_block(folder, number).is_file() for number in range(blocks))
+    return _items(folder).is_file() and all(block_file(folder, number).is_file() for number in range(blocks))
 
 
 def save_items(catalogue: BoundCatalogue, folder: Path) -> None:
@@ -53,7 +53,7 @@ def save_block(snapshot: Snapshot, folder: Path, generation_id: str, number: int
     Raises:
         StorageError: If it cannot be written.
     """
-    snapshot.save(_block(folder, number), _label(generation_id, number))
+    snapshot.save(block_file(folder, number), _label(generation_id, number))
 
 
 def load_block(folder: Path, generation_id: str, number: int) -> Snapshot:
@@ -62,14 +62,15 @@ def load_block(folder: Path, generation_id: str, number: int) -> Snapshot:
     Raises:
         StorageError: If it is missing, damaged or another's.
     """
-    return Snapshot.load(_block(folder, number), _label(generation_id, number))
+    return Snapshot.load(block_file(folder, number), _label(generation_id, number))
 
 
 def _items(folder: Path) -> Path:
     return folder / "items.checked"
 
 
-def _block(folder: Path, number: int) -> Path:
+def block_file(folder: Path, number: int) -> Path:
+    """Where the snapshot of a block is."""
     return folder / f"block-{number:06d}.checked"
 
 

@@ -19,16 +19,15 @@ from psycopg import sql
 from features.errors import NotFoundError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from materialize.publish.scored_tables import ScoredTables
+    from collections.abc import Callable, Iterable, Iterator
 
 VIEW = "recommendations"
 _TABLES = "recommendations_of_"
+_COLUMNS = ["generation", "user_id", "rank", "item_id", "score"]
 
 
 def copy_generation(
-    tables: ScoredTables,
+    rows: Iterable[pa.Table],
     generation: str,
     url: str,
     schema: str = "prescore",
@@ -37,7 +36,7 @@ def copy_generation(
     """Copy a generation and let the view show it. A generation that the view shows already is left alone.
 
     Args:
-        tables: Where the generation is.
+        rows: Of the generation: ``generation, user_id, rank, item_id, score``. Asked for only if they are needed.
         generation: Its id.
         url: ``postgresql://user:password@host/database``; SQLAlchemy's ``postgresql+psycopg://`` too.
         schema: Of the view and its tables; made if it is missing.
@@ -50,12 +49,10 @@ def copy_generation(
         NotFoundError: If the generation has no rows.
         StorageError: If the database refuses; the view shows what it showed before.
     """
-    if not tables.files(generation):
-        raise NotFoundError(f"generation {generation} has no rows in the scored tables")
     # An id may be longer than PostgreSQL's names.
     name = _TABLES + hashlib.sha256(generation.encode()).hexdigest()[:16]
     with _connected(url) as connection:
-        return _copy(connection, tables, generation, schema, name, progress)
+        return _copy(connection, rows, generation, schema, name, progress)
 
 
 def delete_user(url: str, user_id: int | str, schema: str = "prescore") -> int:
@@ -127,7 +124,7 @@ def _copies(connection: psycopg.Connection[Any], schema: str) -> list[sql.Identi
 
 def _copy(
     connection: psycopg.Connection[Any],
-    tables: ScoredTables,
+    rows: Iterable[pa.Table],
     generation: str,
     schema: str,
     name: str,
@@ -140,14 +137,16 @@ def _copy(
     if _exists(connection, schema, name):
         return 0
     copied = 0
-    for block in tables.blocks(generation, ["generation", "user_id", "rank", "item_id", "score"]):
+    for block in rows:
         if not copied:
             connection.execute(_create(table, block.schema))
         statement = sql.SQL("COPY {} FROM STDIN (FORMAT csv)").format(table)
         with connection.cursor() as cursor, cursor.copy(statement) as copy:
-            copy.write(_csv(block))
+            copy.write(_csv(block.select(_COLUMNS)))
         copied += block.num_rows
         progress(copied)
+    if not copied:
+        raise NotFoundError(f"generation {generation} has no rows in the scored tables")
     connection.execute(sql.SQL("CREATE INDEX ON {} (user_id, rank)").format(table))
     connection.execute(sql.SQL("ANALYZE {}").format(table))
     # A view's columns cannot change their type in place, should the ids have.

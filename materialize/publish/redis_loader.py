@@ -44,8 +44,11 @@ if TYPE_CHECKING:
 SLOT_FEATURES = ("item_ids", "scores", "generation")
 """Features of a slot's view."""
 
-_ROWS = 1024
-"""Rows encoded at a time: half a megabyte at K = 50, which stays in the processor's cache."""
+_BATCH_BYTES = 4 << 20
+"""Size of what is encoded at a time, as it lies in memory: enough that the work per batch no longer shows, and that
+the server has something to do meanwhile."""
+
+_LEAST_ROWS, _MOST_ROWS = 64, 8192
 
 _AGAIN = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "READONLY", "MASTERDOWN", "UNBLOCKED")
 _PAUSE = 0.05
@@ -122,7 +125,7 @@ class RedisLoader:
             return hset_commands(view, keys, columns, stamp)
 
         keys = entity_keys({entity: table[entity]}, self._project) if self._routes.cluster else None
-        return self._write(table.num_rows, keys, lambda rows: encode(_take(table, rows)))
+        return self._write(table.num_rows, keys, lambda rows: encode(_take(table, rows)), table.nbytes)
 
     def write(self, view: str, keys: Rows, columns: Mapping[str, Rows], timestamps: Rows) -> LoadResult:
         """Write rows that are encoded already, each with its own timestamp, whatever was there."""
@@ -135,7 +138,8 @@ class RedisLoader:
                 timestamps.take(rows),
             )
 
-        return self._write(len(keys), keys, encode)
+        size = keys.data.nbytes + sum(column.data.nbytes for column in columns.values())
+        return self._write(len(keys), keys, encode, size)
 
     def remove_view(
         self,
@@ -196,8 +200,10 @@ class RedisLoader:
         # SCAN may give a key twice.
         return pa.array(list(dict.fromkeys(found)))
 
-    def _write(self, n: int, keys: Rows | None, encode: Callable[[NDArray[np.int64]], Rows]) -> LoadResult:
-        sent = self._run(n, keys, encode, CountedReplies)
+    def _write(
+        self, n: int, keys: Rows | None, encode: Callable[[NDArray[np.int64]], Rows], size: int = 0
+    ) -> LoadResult:
+        sent = self._run(n, keys, encode, CountedReplies, size)
         return LoadResult(n, n, sent)
 
     def _run(
@@ -206,13 +212,15 @@ class RedisLoader:
         keys: Rows | None,
         encode: Callable[[NDArray[np.int64]], Rows],
         replies: Callable[[Callable[[int, str], None]], Replies],
+        size: int = 0,
     ) -> int:
-        """Send the commands of n rows until each is answered without an error; the bytes sent."""
+        """Send the commands of n rows, ``size`` bytes in all, until each is answered without an error; the bytes sent."""
+        batch = _MOST_ROWS if not size else min(_MOST_ROWS, max(_LEAST_ROWS, _BATCH_BYTES * n // size))
         pending = np.arange(n)
         total = 0
         give_up = time.monotonic() + self._timeout
         while len(pending):
-            again, count, reason = self._round(pending, keys, encode, replies)
+            again, count, reason = self._round(pending, keys, encode, replies, batch)
             total += count
             now = time.monotonic()
             if len(again) < len(pending):
@@ -232,6 +240,7 @@ class RedisLoader:
         keys: Rows | None,
         encode: Callable[[NDArray[np.int64]], Rows],
         replies: Callable[[Callable[[int, str], None]], Replies],
+        batch: int,
     ) -> tuple[NDArray[np.int64], int, StoreError | None]:
         """One attempt at some rows: those to try again, the bytes sent, and why they failed."""
         again: dict[int, StoreError] = {}
@@ -250,7 +259,7 @@ class RedisLoader:
         try:
             batches: dict[int, Iterator[NDArray[np.int64]]] = {}
             for group in self._routes.group(pending, keys):
-                chunks = iter([group.rows[i : i + _ROWS] for i in range(0, len(group.rows), _ROWS)])
+                chunks = iter([group.rows[i : i + batch] for i in range(0, len(group.rows), batch)])
                 for sock in group.sockets:
                     lanes.append(Lane(group.name, sock, replies(refuse)))
                     batches[id(lanes[-1])] = chunks

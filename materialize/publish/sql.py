@@ -4,6 +4,7 @@
 | --- | --- |
 | ``recommendations`` | of the live generation |
 | ``recommendations_all`` | of every retained generation; of a delta, the lists that differ from its parent's |
+| ``recommendations_joined`` | of ``recommendations``, with what the tables below say of item, user, generation and model |
 | ``items``, ``users``, ``models``, ``generations`` | as of the last publication |
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import duckdb
+from pyiceberg.expressions import AlwaysTrue, EqualTo
 
 from features.errors import CallerError, NotFoundError
 from materialize.publish.iceberg_files import local_path
@@ -21,11 +23,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pyarrow as pa
+    from pyiceberg.expressions import BooleanExpression
 
     from materialize.settings import Settings
 
 _ROWS = "recommendations_rows"
-"""View of everything in the table's files."""
+"""View of everything in the table's files; with a number behind it, of one generation's."""
+
+_JOIN = """
+CREATE VIEW recommendations_joined AS
+SELECT r.*, i.* EXCLUDE (item_id), u.* EXCLUDE (user_id),
+  g.kind, g.feature_cutoff, g.published_at, g.model_id, m.name AS model
+FROM recommendations r
+LEFT JOIN items i USING (item_id) LEFT JOIN users u USING (user_id)
+LEFT JOIN generations g ON g.id = r.generation LEFT JOIN models m ON m.id = g.model_id
+"""
 
 _READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.RELATION}
 
@@ -60,8 +72,14 @@ def connect(tables: ScoredTables, generation: str | Sequence[str] | None = None)
         # Rank 0 says that a delta has removed a user's list.
         connection.execute(f"CREATE VIEW recommendations_all AS FROM {_ROWS} WHERE rank > 0")
         chain = [generation] if isinstance(generation, str) else list(generation or ())
+        for number, one in enumerate(chain):
+            # Only its own files: the footers of all other generations' files would be read for every query.
+            rows = EqualTo(term="generation", value=one)
+            _view(connection, f"{_ROWS}_{number}", tables, RECOMMENDATIONS, rows)
         if chain:
-            connection.execute(_live(chain))
+            connection.execute(_live(len(chain)))
+            if set(JOINED) <= set(present):
+                connection.execute(_JOIN)
     # No extension can be fetched, no other file read, and no statement can take that back.
     connection.execute(f"SET allowed_directories = [{_quoted(str(tables.folder))}]")
     connection.execute("SET enable_external_access = false")
@@ -86,8 +104,14 @@ def run(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
         raise CallerError("the query cannot be answered", got=str(error)) from error
 
 
-def _view(connection: duckdb.DuckDBPyConnection, view: str, tables: ScoredTables, name: str) -> None:
-    scan = tables.table(name).scan()
+def _view(
+    connection: duckdb.DuckDBPyConnection,
+    view: str,
+    tables: ScoredTables,
+    name: str,
+    rows: BooleanExpression = AlwaysTrue(),  # noqa: B008 - constant
+) -> None:
+    scan = tables.table(name).scan(row_filter=rows)
     tasks = list(scan.plan_files())
     if not tasks or any(task.delete_files for task in tasks):
         # Another engine may have written row-level deletes, which only a full Iceberg reader resolves.
@@ -97,18 +121,14 @@ def _view(connection: duckdb.DuckDBPyConnection, view: str, tables: ScoredTables
     connection.execute(f"CREATE VIEW {view} AS FROM read_parquet([{files}], hive_partitioning = false)")
 
 
-def _live(chain: Sequence[str]) -> str:
-    newer: list[str] = []
+def _live(generations: int) -> str:
+    """The newest of some generations that says anything of a user, says which list the user has."""
     parts = []
-    for generation in chain:
-        part = f"SELECT * FROM {_ROWS} WHERE rank > 0 AND generation = {_quoted(generation)}"  # noqa: S608
-        if newer:
-            part += (
-                f" AND user_id NOT IN (SELECT user_id FROM {_ROWS} WHERE rank <= 1 AND generation IN"  # noqa: S608
-                f" ({', '.join(map(_quoted, newer))}))"
-            )
+    for number in range(generations):
+        part = f"SELECT * FROM {_ROWS}_{number} WHERE rank > 0"  # noqa: S608
+        for newer in range(number):
+            part += f" AND user_id NOT IN (SELECT user_id FROM {_ROWS}_{newer} WHERE rank <= 1)"  # noqa: S608
         parts.append(part)
-        newer.append(generation)
     return f"CREATE VIEW recommendations AS {' UNION ALL '.join(parts)}"
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from features.errors import NotFoundError, StorageError
-from materialize.publish.postgres_copy import copy_generation
+from materialize.publish.postgres_copy import copy_generation as copy_rows
 from materialize.publish.published_lists import lists_table, rows_of_lists
 from materialize.publish.scored_tables import ScoredTables, write_block_file
 
@@ -38,6 +38,11 @@ def publish(tables: ScoredTables, generation: str, *blocks: list[Any], item: Any
         path = tables.block_path(generation, number)
         paths.append(write_block_file(path, generation, rows_of_lists(lists)).path)
     tables.commit_generation(generation, paths)
+
+
+def copy_generation(tables: ScoredTables, generation: str, url: str, *rest: Any) -> int:
+    columns = ["generation", "user_id", "rank", "item_id", "score"]
+    return copy_rows(tables.blocks(generation, columns), generation, url, *rest)
 
 
 def ask(url: str, query: str) -> list[tuple[Any, ...]]:
