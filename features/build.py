@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from features.build_tables import Progress, write_tables
+from features.custom import custom_hash
 from features.errors import NotFoundError, SourceError, StorageError
 from features.feature_build import MANIFEST, FeatureBuild, FeatureManifest, FileEntry, name_of_cutoff
 from features.scratch import scratch_folder
@@ -98,11 +99,12 @@ def fingerprint_of(sources: Sources, settings: SourceSections, cutoff: datetime)
     rows = "count(*), sum(hash({0})::hugeint), bit_xor(hash({0}))"
     facts: dict[str, object] = {
         "cutoff": name_of_cutoff(cutoff),
-        "features": settings.features.model_dump(mode="json", exclude={"memory_limit"}),
+        "features": settings.features.model_dump(mode="json", exclude={"memory_limit", "custom"}),
         "candidates": settings.candidates.model_dump(mode="json"),
         "id_types": [sources.user_id_type, sources.item_id_type],
         "versions": _versions(),
         "code": _code_hash(),
+        "custom": custom_hash(settings.features.custom),
         "events": run(
             f"SELECT {rows.format('user_id, item_id, event_time, value')} FROM events WHERE event_time < ?",  # noqa: S608
             [cutoff],
@@ -128,7 +130,7 @@ def _code_hash() -> str:
     digest = hashlib.sha256()
     for file in [
         *sorted((here / "definitions").glob("*.py")),
-        *(here / f for f in ("build_tables.py", "encoding.py", "parquet_writer.py")),
+        *(here / f for f in ("build_tables.py", "custom.py", "encoding.py", "parquet_writer.py")),
     ]:
         digest.update(file.read_bytes())
     return digest.hexdigest()

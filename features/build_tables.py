@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from features.custom import CustomFeatures, load_functions
 from features.definitions.affinity import affinity_features
 from features.definitions.entity_columns import own_columns
 from features.definitions.item import candidate_events, item_features
@@ -82,7 +83,8 @@ def write_tables(
     step("events")
     coded = encode(sources, cutoff)
     history = _history(sources, settings, coded, cutoff)
-    tables = _Tables(sources, settings, cutoff, folder, coded, history)
+    custom = CustomFeatures(sources, coded, cutoff, load_functions(settings.features.custom))
+    tables = _Tables(sources, settings, cutoff, folder, coded, history, custom)
     step("user features")
     tables.write_users()
     step("item features")
@@ -129,6 +131,7 @@ class _Tables:
     folder: Path
     coded: Encoded
     history: History
+    custom: CustomFeatures
     columns: list[FeatureColumn] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -137,14 +140,14 @@ class _Tables:
         """Every user, also one without events."""
         events = self.coded.events
         last = events.group_by("user_no").aggregate(last_event=events.event_time.max())
-        standard = user_features(self.history)
+        standard = self.custom.widen(user_features(self.history), USER)
         table = _left_join(_left_join(self.coded.users, standard, "user_no"), last, "user_no")
         table, names = self._declare_entity(table, self.sources.users, standard, USER)
         self._write(USERS, table.select("user_no", "last_event", *names).order_by("user_no"))
 
     def write_items(self) -> None:
         """Every item, candidate or not."""
-        standard = item_features(self.history)
+        standard = self.custom.widen(item_features(self.history), ITEM)
         counts = candidate_events(self.history)
         least = self.settings.candidates.min_events
         if not counts.filter(counts.events >= least).count().to_pyarrow().as_py():
@@ -165,7 +168,7 @@ class _Tables:
 
     def write_affinity(self, group: str) -> None:
         """Every (user, group) with an event in the history."""
-        table = affinity_features(self.history, group)
+        table = self.custom.widen(affinity_features(self.history, group), affinity(group))
         names = [c for c in table.columns if c not in {"user_no", group}]
         self.columns += [FeatureColumn(name, affinity(group)) for name in names]
         chosen = table.select("user_no", group, *[table[n].cast("float32").name(n) for n in names])
@@ -173,7 +176,7 @@ class _Tables:
 
     def write_pairs(self) -> None:
         """Every (user, item) with an event in the history."""
-        table = pair_features(self.history)
+        table = self.custom.widen(pair_features(self.history), PAIR)
         names = [c for c in table.columns if c not in {"user_no", "item_no"}]
         self.columns += [FeatureColumn(name, PAIR) for name in names]
         chosen = table.select("user_no", "item_no", *[table[n].cast("float32").name(n) for n in names])

@@ -94,4 +94,7 @@ class FeatureSettings(Section):
     max_vocabulary: int = Field(
         64, ge=2, description="A text column with more distinct values is no feature."
     )
+    custom: str = Field(
+        "", description="Python file with features of your own: functions on Ibis tables; empty: none."
+    )
     memory_limit: str = Field("2GB", description="DuckDB's memory limit; beyond it, work spills to disk.")

@@ -343,6 +343,9 @@ def load_settings(file: Path | None = None, **overrides: object) -> Settings:
         value = getattr(settings, section)
         if value.path:
             update[section] = value.model_copy(update={"path": str(folder / value.path)})
+    if settings.features.custom:
+        custom = str(folder / settings.features.custom)
+        update["features"] = settings.features.model_copy(update={"custom": custom})
     if settings.warehouse and "://" not in settings.warehouse:
         update["warehouse"] = str(folder / settings.warehouse)
     # An instance of the plain class: equal settings compare equal, and travel to Dask workers.

@@ -87,11 +87,18 @@ class HotRoute:
         """Answer a request that came in on a connection, now or later."""
         self.under_way += 1
         started = time.perf_counter()
+        # Refusals wait for the end of this turn of the loop: a client that has its answer within the turn asks again
+        # within it, and under load the turn, and with it everything that waits for the next one, would never end.
+        if self.under_way > self._most_under_way:
+            self.under_way -= 1
+            self._metrics.event("shed")
+            asyncio.get_running_loop().call_soon(self._shed, request, connection, started)
+            return
         try:
             self.admit(request.headers)
         except Problem as problem:
             answer = self._refusal(request, problem)
-            self._finish(answer, connection, started)
+            asyncio.get_running_loop().call_soon(self._finish, answer, connection, started)
         else:
             if not self._begin_hit(request, connection, started):
                 self.begin_task(request, connection, started)
@@ -104,7 +111,7 @@ class HotRoute:
         """
         if self.under_way > self._most_under_way:
             self._metrics.event("shed")
-            raise unavailable("overloaded", "Too many requests are under way.")
+            raise _overloaded()
         if self._keys.asks:
             self._keys.check(headers)
 
@@ -166,6 +173,13 @@ class HotRoute:
         request_id = self.log.id_of(request.headers)
         self.log.refused("recommendations", request_id, problem)
         return HotAnswer(problem.status, [*problem.headers, (REQUEST_ID, request_id)], problem.body(), "none")
+
+    def _shed(self, request: HotRequest, connection: Connection, started: float) -> None:
+        """Refuse because of too much load, with as little work as can be."""
+        request_id = self.log.id_of(request.headers)
+        self.log.refused("recommendations", request_id, _OVERLOADED)
+        connection.answer(503, _OVERLOADED_LINES + b"%b: %b\r\n" % (REQUEST_ID, request_id), _OVERLOADED_BODY)
+        self._metrics.request(_ROUTE, "none", 503, time.perf_counter() - started)
 
     def _finish(self, answer: HotAnswer, connection: Connection, started: float) -> None:
         lines = b"".join([b"%b: %b\r\n" % header for header in answer.headers])
@@ -266,6 +280,15 @@ class HotRoute:
 
     async def _long_way(self, request: HotRequest, connection: Connection, started: float) -> None:
         self._finish(await self.outcome(request, admitted=True), connection, started)
+
+
+def _overloaded() -> Problem:
+    return unavailable("overloaded", "Too many requests are under way.")
+
+
+_OVERLOADED: Final = _overloaded()
+_OVERLOADED_LINES: Final = b"".join([b"%b: %b\r\n" % header for header in _OVERLOADED.headers])
+_OVERLOADED_BODY: Final = _OVERLOADED.body()
 
 
 class _Written:

@@ -245,10 +245,18 @@ class Store:
         while True:
             await asyncio.sleep(min(self._timeout / 4, 0.25))
             connection = self._connection
-            if connection is not None and connection.waiting:
-                waited = self._loop.time() - connection.waiting[0][0]
-                if waited > self._timeout:
-                    connection.abort(f"no reply for {waited:.2f} s")
+            if connection is None or not self._overdue(connection):
+                continue
+            oldest = connection.waiting[0]
+            # Where the loop is behind, the reply may be here and nobody has looked: that is no fault of the store's.
+            for _ in range(2):
+                await asyncio.sleep(0)
+            if self._overdue(connection) and connection.waiting[0] is oldest:
+                connection.abort(f"no reply for {self._loop.time() - oldest[0]:.2f} s")
+
+    def _overdue(self, connection: _Connection) -> bool:
+        waiting = connection.waiting
+        return bool(waiting) and self._loop.time() - waiting[0][0] > self._timeout
 
 
 def _settle(future: asyncio.Future[Any], reply: Any) -> None:

@@ -18,6 +18,7 @@ import uvloop
 from features.errors import SettingsError
 from serving_lookup.app import LookupApplication
 from serving_lookup.connection import Listener
+from serving_lookup.door import Door
 from serving_lookup.http_head import HotHeads
 from serving_lookup.operations_app import OperationsApplication
 
@@ -33,7 +34,6 @@ log = structlog.get_logger()
 STOP_SECONDS: Final = 10.0
 """Requests under way may take so long when the worker is told to stop."""
 
-BACKLOG: Final = 2048
 _SWEEP_SECONDS: Final = 0.5
 _MOST_CONNECTIONS: Final = 20_000
 _OTHER_FILES: Final = 200
@@ -66,23 +66,14 @@ async def _serve(
     tls = tls_of(settings.lookup)
     most = _most_connections()
     listeners = [Listener(application, HotHeads(settings.model), most, secure=tls is not None)]
-    servers = [
-        await loop.create_server(
-            listeners[0],
-            sock=main,
-            backlog=BACKLOG,
-            ssl=tls,
-            ssl_handshake_timeout=10 if tls is not None else None,
-            ssl_shutdown_timeout=2 if tls is not None else None,
-        )
-    ]
+    doors = [Door(main, listeners[0], tls)]
     if metrics is not None:
         listeners.append(Listener(OperationsApplication(application), None, 100))
-        servers.append(await loop.create_server(listeners[1], sock=metrics, backlog=100))
+        doors.append(Door(metrics, listeners[1], None))
     sweep = loop.create_task(_sweep(application, listeners))
     await told.wait()
-    for server in servers:
-        server.close()
+    for door in doors:
+        door.close()
     await _finish(listeners)
     sweep.cancel()
     await application.close()
