@@ -73,9 +73,9 @@ def repo_path(settings: FeastSettings) -> Path:
 
 
 def apply_feature_repo(settings: FeastSettings, schema: FeatureSchema) -> None:
-    """Write ``feature_store.yaml`` and register entities and views; what is registered already stays.
+    """Write ``feature_store.yaml`` and register entities and views; those of features that are no more are removed.
 
-    Doing it again is harmless. The feature service is made by :func:`point_service_at`.
+    Views of other models, and views that are not Prescore's, stay. Doing it again is harmless. The feature service is made by :func:`point_service_at`.
 
     Args:
         settings: Project, model, places; ``store.url`` must be an address.
@@ -96,6 +96,16 @@ def apply_feature_repo(settings: FeastSettings, schema: FeatureSchema) -> None:
     views_of.check_collisions(views)
     with open_feature_store(settings) as store:
         store.apply([*views_of.entities_of(schema).values(), *views])
+        _unregister_others(store, {view.name for view in views}, (settings.features_path, absent))
+
+
+def _unregister_others(store: FeatureStore, kept: set[str], folders: tuple[Path, ...]) -> None:
+    """Remove feature views over our own files that this repository no longer defines: of a group that was taken out."""
+    for view in store.list_feature_views():
+        path = Path(getattr(view.batch_source, "path", ""))
+        is_slot = {"scores", "generation"} <= {field.name for field in view.features}
+        if view.name not in kept and not is_slot and any(path.is_relative_to(folder) for folder in folders):
+            store.delete_feature_view(view.name)
 
 
 def point_service_at(settings: FeastSettings, view: str) -> None:

@@ -125,13 +125,8 @@ class CatalogueSettings(Section):
 class SqlCopySettings(Section):
     """``[sql_copy]``: a copy of the live generation in a PostgreSQL database of yours."""
 
-    url: SecretStr = Field(
-        SecretStr(""),
-        description="postgresql://user:password@host/database: each publication copies what it published; empty: no copy.",
-    )
-    into: str = Field(
-        "prescore", min_length=1, max_length=63, description="Schema of the view 'recommendations'."
-    )
+    url: SecretStr = Field(SecretStr(""), description="Where each publication is copied to; empty: nowhere.")
+    into: str = Field("prescore", min_length=1, max_length=63, description="Schema of its view.")
 
 
 class ClusterSettings(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,7 +120,8 @@ def test_a_feast_client_reads_features_and_follows_the_service(
         assert found["user_events"] == [own["user_events"]]
         assert found["user_town"] == [own["user_town"]]
         assert found["item_ids"] == [[r["item_id"] for r in pairs]]
-        np.testing.assert_array_equal(found["pair_share"][0], [r["pair_share"] for r in pairs])
+        shares = np.array([r["pair_share"] for r in pairs], np.float32)  # None becomes NaN
+        np.testing.assert_array_equal(found["pair_share"][0], shares)
         shelves = [r["shelf"] for r in build.read_affinity("shelf").to_pylist() if r["user_id"] == user]
         assert found["keys"] == [shelves]
         nothing = client.get_online_features(
@@ -129,6 +130,18 @@ def test_a_feast_client_reads_features_and_follows_the_service(
         assert nothing == {"user_id": [user], "item_ids": [None], "scores": [None], "generation": [None]}
     finally:
         close_store(client)
+
+
+@pytest.mark.filterwarnings("ignore")  # Feast's own
+def test_views_of_a_group_that_was_taken_out_go(settings: RepoSettings, build: FeatureBuild) -> None:
+    apply_feature_repo(replace(settings, model="others"), build.schema)
+    columns = tuple(column for column in build.schema.columns if not column.scope.group)
+    apply_feature_repo(settings, replace(build.schema, columns=columns))
+    with open_feature_store(settings) as store:
+        assert {view.name for view in store.list_feature_views()} == {
+            "user_features", "item_features", "pair_history", "pair_features",
+            "picks_a", "picks_b", "others_a", "others_b",
+        }  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")  # Feast's own
