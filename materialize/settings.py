@@ -185,6 +185,11 @@ class LookupSettings(Section):
         description="Share of requests whose list is scored again in the background and compared, at most one a second "
         "per worker; 0: none.",
     )
+    traces: str = Field(
+        "",
+        description="Collector of OpenTelemetry traces by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; "
+        "empty: none. Needs the extra 'tracing'.",
+    )
     max_under_way: int = Field(
         1000, ge=1, description="Requests under way at once, per worker; more are refused with 503."
     )
