@@ -20,6 +20,7 @@ from serving_lookup.problems import Problem, unavailable
 from serving_lookup.request_log import REQUEST_ID, RequestLog
 from serving_lookup.responses import answer_http_error, answer_problem
 from serving_lookup.service import LookupService
+from serving_lookup.tracing import Tracing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -54,7 +55,8 @@ class LookupApplication:
         self._log = RequestLog()
         file = settings.lookup.api_keys_file
         self.keys = KeyRing(settings.lookup.api_keys, Path(file) if file else None)
-        self._hot = HotRoute(self.service, settings, self._metrics, self.keys, self._log)
+        self._tracing = Tracing(settings.lookup.traces)
+        self._hot = HotRoute(self.service, settings, self._metrics, self.keys, self._log, self._tracing)
         self._api = self._behind()
 
     def _behind(self) -> FastAPI:
@@ -90,13 +92,14 @@ class LookupApplication:
         Raises:
             SettingsError: If ``store.url`` cannot be read.
         """
-        self._service = await LookupService.start(self._settings, self._metrics)
+        self._service = await LookupService.start(self._settings, self._metrics, self._tracing)
 
     async def close(self) -> None:
         """Stop everything that was started."""
         if self._service is not None:
             await self._service.close()
             self._service = None
+        self._tracing.close()
 
     def hot(self, request: HotRequest, connection: Connection) -> None:
         """Answer a plain request for recommendations, now or later."""
@@ -155,7 +158,14 @@ class LookupApplication:
         try:
             if path not in _OPEN and not admitted:
                 self._hot.admit(scope["headers"])
-            await self._api(scope, receive, send_and_note)
+            if self._tracing.on and path not in _OPEN:
+                with self._tracing.request("other", scope["headers"]) as span:
+                    await self._api(scope, receive, send_and_note)
+                    span.update_name(state.get("route", "other"))
+                    span.set_attribute("prescore.source", state.get("source", "none"))
+                    span.set_attribute("http.response.status_code", status)
+            else:
+                await self._api(scope, receive, send_and_note)
         except Problem as problem:  # from admission; the application answers its own
             state["problem"] = problem
             await _send(send_and_note, problem.status, problem.headers, problem.body())

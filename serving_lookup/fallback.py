@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from serving_lookup.metrics import WorkerMetrics
     from serving_lookup.request_bodies import ScoreRequest
     from serving_lookup.store import Store
+    from serving_lookup.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -72,10 +73,13 @@ class Fallback:
         store: Where features are, and where lists are remembered.
         metrics: Counts what happens.
         settings: ``[lookup]``.
+        tracing: Follows scorings.
     """
 
-    def __init__(self, store: Store, metrics: WorkerMetrics, settings: LookupSettings) -> None:
-        self._store, self._metrics, self._settings = store, metrics, settings
+    def __init__(
+        self, store: Store, metrics: WorkerMetrics, settings: LookupSettings, tracing: Tracing
+    ) -> None:
+        self._store, self._metrics, self._settings, self._tracing = store, metrics, settings, tracing
         self._deadline = settings.deadline_ms / 1000
         self._threads = ThreadPoolExecutor(settings.concurrent_scorings, "scoring")
         self._slots = asyncio.Semaphore(settings.concurrent_scorings)
@@ -223,7 +227,8 @@ class Fallback:
         async with asyncio.timeout(patience):
             await self._slots.acquire()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            with self._tracing.part("score"):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         finally:
             self._slots.release()
 

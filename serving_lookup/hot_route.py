@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from serving_lookup.parameters import ListParameters
     from serving_lookup.request_log import RequestLog
     from serving_lookup.service import LookupService
+    from serving_lookup.tracing import Tracing
 
 _MAX_QUERY_BYTES: Final = 60_000
 _REMEMBERED_QUERIES: Final = 1024
@@ -62,6 +63,7 @@ class HotRoute:
         metrics: Counts requests.
         keys: Who may ask.
         log: Told of refusals.
+        tracing: Follows requests, the long way, where it is on.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class HotRoute:
         metrics: WorkerMetrics,
         keys: KeyRing,
         log: RequestLog,
+        tracing: Tracing,
     ) -> None:
         self._service, self._metrics, self._keys, self.log = service, metrics, keys, log
+        self._tracing = tracing
         self._model = settings.model.encode()
         self._cache_control = cache_control(settings.lookup)
         self._max_k, self._most_under_way = settings.lookup.max_k, settings.lookup.max_under_way
@@ -138,6 +142,7 @@ class HotRoute:
         schema = live.artifact.schema
         user_id = read_id(unescape(parts[5]), schema.user_id_type, "user")
         answer = await lookup.recommend(live, user_id, self._parameters(request.query, schema))
+        self._tracing.say(answer)
         headers = [(b"content-type", media_type), (b"vary", b"accept")]
         if answer.source != "precomputed" or lookup.personal:
             headers.append((b"cache-control", b"no-store"))
@@ -150,6 +155,15 @@ class HotRoute:
 
     async def outcome(self, request: HotRequest, *, admitted: bool = False) -> HotAnswer:
         """Let a request in and answer it, problems and failures included."""
+        if not self._tracing.on:
+            return await self._outcome(request, admitted=admitted)
+        with self._tracing.request("recommendations", request.headers) as span:
+            answer = await self._outcome(request, admitted=admitted)
+            span.set_attribute("prescore.source", answer.source)
+            span.set_attribute("http.response.status_code", answer.status)
+            return answer
+
+    async def _outcome(self, request: HotRequest, *, admitted: bool) -> HotAnswer:
         try:
             if not admitted:
                 self.admit(request.headers)

@@ -22,6 +22,7 @@ from serving_lookup.store_address import StoreAddress
 if TYPE_CHECKING:
     from materialize.settings import Settings
     from serving_lookup.metrics import WorkerMetrics
+    from serving_lookup.tracing import Tracing
 
 CONNECT_SECONDS = 2.0
 """How long a worker that starts waits for the store before it serves without it."""
@@ -46,7 +47,7 @@ class LookupService:
     metrics: WorkerMetrics
 
     @classmethod
-    async def start(cls, settings: Settings, metrics: WorkerMetrics) -> LookupService:
+    async def start(cls, settings: Settings, metrics: WorkerMetrics, tracing: Tracing) -> LookupService:
         """Connect and activate what is live; a store that is down is waited for a moment only.
 
         Raises:
@@ -55,7 +56,7 @@ class LookupService:
         deadline = settings.lookup.deadline_ms / 1000
         timeout = min(settings.store.timeout_seconds, deadline)
         store = Store(StoreAddress.parse(settings.store.url.get_secret_value()), timeout=timeout)
-        fallback = Fallback(store, metrics, settings.lookup)
+        fallback = Fallback(store, metrics, settings.lookup, tracing)
         activation = Activation(store, settings.project, settings.model, metrics, fallback.warm)
         arms = Arms(store, settings.project, settings.model, metrics, fallback.warm)
         rules = RulesFollower(store, settings.project, settings.model, activation.item_kind, arms.follow)

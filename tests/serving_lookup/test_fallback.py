@@ -13,6 +13,7 @@ from serving_lookup.metrics import SharedCounters
 from serving_lookup.parameters import ListParameters
 from serving_lookup.scoring import score_list
 from serving_lookup.service import LookupService
+from serving_lookup.tracing import Tracing
 from tests.serving_lookup.published_world import (
     MODEL,
     PRECOMPUTED,
@@ -90,7 +91,7 @@ def test_a_cap_a_deadline_then_the_default_list(own_world: World, monkeypatch: p
     )
 
     async def ask_all() -> None:
-        running = await LookupService.start(settings, SharedCounters(1).claim())
+        running = await LookupService.start(settings, SharedCounters(1).claim(), Tracing(""))
         live = running.lookup.live()
 
         async def ask() -> list[Any]:
