@@ -272,8 +272,16 @@ def plot(latency: Sequence[dict[str, float]], file: Path) -> None:
         axes.plot(load, [row[name] for row in latency], marker="o", label=name.removesuffix(" ms"))
     whole = next(row["offered/s"] for row in latency if row["share"] == 1)
     axes.axvline(whole / 1000, color="0.6", linestyle="--", linewidth=1)
-    axes.annotate("rate of 32 connections\nin a closed loop ", (whole / 1000, 1), ha="right", va="top",
-                  xycoords=("data", "axes fraction"), fontsize=8, color="0.35")  # fmt: skip
+    axes.annotate(
+        "rate of 32 connections\nin a closed loop",
+        (whole / 1000, 0),
+        xytext=(-5, 6),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color="0.35",
+    )
     axes.set(xlabel="hits asked for, thousands per second", ylabel="milliseconds since the request was due")
     axes.set_yscale("log")
     axes.grid(alpha=0.3)
