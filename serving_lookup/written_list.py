@@ -35,12 +35,11 @@ _DOUBLE: Final = struct.Struct(">d").pack
 _DIGITS: Final = 18
 _ROOM: Final = 1 << 20
 _BYTES: Final = numba.types.Bytes(numba.uint8, 1, "C")
-_PART: Final = numba.types.Array(numba.uint8, 1, "C", readonly=True)
 _OUT: Final = np.empty(_ROOM, np.uint8)
 """Where the text is put before it becomes bytes; the event loop is the only user."""
 
 
-@numba.njit(numba.types.Tuple((numba.int64, numba.int64))(_BYTES, numba.int64), cache=True)  # type: ignore[no-untyped-call]  # numba's
+@numba.njit(cache=True)
 def _varint(raw: Any, at: int) -> Any:
     """A length at a position, and the position after it; -1 if there is none."""
     value, shift = np.int64(0), np.int64(0)
@@ -54,7 +53,7 @@ def _varint(raw: Any, at: int) -> Any:
     return np.int64(-1), at
 
 
-@numba.njit(numba.int64(numba.uint8[::1], numba.int64, numba.uint64), cache=True)
+@numba.njit(cache=True)
 def _write_whole(out: Any, at: int, number: Any) -> int:
     """Digits of a whole number; the position after them."""
     end = at + 1
@@ -70,7 +69,7 @@ def _write_whole(out: Any, at: int, number: Any) -> int:
     return end
 
 
-@numba.njit(numba.int64(numba.uint8[::1], numba.int64, numba.uint32), cache=True)
+@numba.njit(cache=True)
 def _write_score(out: Any, at: int, bits: Any) -> int:
     """A float32, given by its bits, in decimal; the position after it, -1 for what needs a general writer."""
     exponent = np.int64(bits >> np.uint32(23) & np.uint32(0xFF))
@@ -109,7 +108,7 @@ def _write_score(out: Any, at: int, bits: Any) -> int:
     return at
 
 
-@numba.njit(numba.int64(numba.uint8[::1], numba.int64, _PART), cache=True)
+@numba.njit(cache=True)
 def _copy(out: Any, at: int, part: Any) -> int:
     """The position after a part of the text."""
     for i in range(len(part)):
@@ -117,7 +116,7 @@ def _copy(out: Any, at: int, part: Any) -> int:
     return at + len(part)
 
 
-@numba.njit(numba.int64(numba.uint8[::1], numba.int64, numba.uint64, numba.int64), cache=True)
+@numba.njit(cache=True)
 def _pack_bytes(out: Any, at: int, number: Any, size: int) -> int:
     """The lowest bytes of a number, the highest of them first."""
     for i in range(size):
@@ -125,7 +124,7 @@ def _pack_bytes(out: Any, at: int, number: Any, size: int) -> int:
     return at + size
 
 
-@numba.njit(numba.int64(numba.uint8[::1], numba.int64, numba.uint64), cache=True)
+@numba.njit(cache=True)
 def _pack_whole(out: Any, at: int, number: Any) -> int:
     """An int64, given by its bits, in the shortest form."""
     signed = np.int64(number)
@@ -139,7 +138,7 @@ def _pack_whole(out: Any, at: int, number: Any) -> int:
     return _pack_bytes(out, at + 1, number, size)
 
 
-@numba.njit(numba.int64(numba.uint8[::1], numba.int64, numba.int64), cache=True)
+@numba.njit(cache=True)
 def _pack_length(out: Any, at: int, length: int) -> int:
     """The head of a text; -1 if it is longer than any id."""
     if length < 32:
@@ -154,7 +153,7 @@ def _pack_length(out: Any, at: int, length: int) -> int:
     return _pack_bytes(out, at + 1, np.uint64(length), 2)
 
 
-@numba.njit(numba.int64(numba.uint8[::1], numba.int64, numba.uint32), cache=True)
+@numba.njit(cache=True)
 def _pack_score(out: Any, at: int, bits: Any) -> int:
     """A float32, given by its bits, as the eight bytes of a double; -1 for what is no normal number."""
     exponent = np.uint64(bits >> np.uint32(23) & np.uint32(0xFF))
@@ -167,7 +166,7 @@ def _pack_score(out: Any, at: int, bits: Any) -> int:
     return _pack_bytes(out, at, double, 8)
 
 
-@numba.njit(numba.types.Tuple((numba.int64, numba.int64))(_BYTES), cache=True)  # type: ignore[no-untyped-call]  # numba's
+@numba.njit(cache=True)
 def _ids_start(ids: Any) -> Any:
     """Where the first id of a list is, and whether ids are texts (1) or whole numbers (0); -1 if it is no list."""
     if len(ids) < 2 or (ids[0] != _INT64_LIST and ids[0] != _STRING_LIST):
@@ -185,7 +184,7 @@ def _ids_start(ids: Any) -> Any:
     return at, text
 
 
-@numba.njit(numba.int64(_BYTES, numba.int64), cache=True)
+@numba.njit(cache=True)
 def _scores_start(scores: Any, wanted: int) -> int:
     """Where the first float of a list is; -1 if it is no list of so many."""
     if len(scores) < 3 or scores[0] != _FLOAT_LIST_LOW or scores[1] != _FLOAT_LIST_HIGH:
