@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from materialize.settings import load_settings
+from serving_lookup.answers import Answer
 from serving_lookup.metrics import SharedCounters
 from serving_lookup.parameters import ListParameters
 from serving_lookup.scoring import score_list
@@ -81,6 +82,9 @@ def test_a_cap_a_deadline_then_the_default_list(own_world: World, monkeypatch: p
             go_on.wait()
         return score_list(artifact, inputs)
 
+    def broken(artifact: LookupArtifact, inputs: UserInputs) -> tuple[list[int | str], list[float]]:
+        raise ZeroDivisionError
+
     monkeypatch.setattr("serving_lookup.fallback.score_list", slow)
     users = own_world.tables.user_ids[PRECOMPUTED : PRECOMPUTED + 5]
     settings = load_settings(
@@ -108,6 +112,13 @@ def test_a_cap_a_deadline_then_the_default_list(own_world: World, monkeypatch: p
         answers = await ask()
         assert [a.source for a in answers] == ["fallback"] * 5
         assert len(begun) == 5  # the first two were remembered
+        # A user whose scoring fails is told so; the other has a list all the same.
+        two = [own_world.tables.user_ids[0], own_world.tables.user_ids[PRECOMPUTED + 9]]
+        monkeypatch.setattr("serving_lookup.fallback.score_list", broken)
+        listed, failed = await running.lookup.recommend_many(live, two, ListParameters(5))
+        assert isinstance(listed, Answer)
+        assert listed.source == "precomputed"
+        assert isinstance(failed, ZeroDivisionError)
         await running.close()
 
     try:
