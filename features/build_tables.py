@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from features.custom import CustomFeatures, load_functions
 from features.definitions.affinity import affinity_features
 from features.definitions.entity_columns import own_columns
 from features.definitions.item import candidate_events, item_features
-from features.definitions.pair import pair_features
+from features.definitions.neighbours import neighbour_scores, neighbours_per_user
+from features.definitions.pair import pair_features, with_neighbours
 from features.definitions.pair_totals import History, pair_totals, value_units
 from features.definitions.user import user_features
 from features.encoding import Encoded, encode
@@ -175,12 +177,40 @@ class _Tables:
         self._write(affinity_file(group), chosen.order_by("user_no", group))
 
     def write_pairs(self) -> None:
-        """Every (user, item) with an event in the history."""
-        table = self.custom.widen(pair_features(self.history), PAIR)
+        """Every (user, item) with an event in the history, and the neighbours of what a user had."""
+        table = pair_features(self.history)
+        if self.settings.features.neighbours:
+            table = with_neighbours(table, self._neighbours(self.settings.features.neighbours))
+        table = self.custom.widen(table, PAIR)
         names = [c for c in table.columns if c not in {"user_no", "item_no"}]
         self.columns += [FeatureColumn(name, PAIR) for name in names]
         chosen = table.select("user_no", "item_no", *[table[n].cast("float32").name(n) for n in names])
         self._write(PAIRS, chosen.order_by("user_no", "item_no"))
+
+    def _neighbours(self, asked: int) -> ir.Table:
+        """Materialize the candidates that a user had and the nearest others: ``user_no, item_no, knn, ease``."""
+        pairs, counts = self.history.pairs, candidate_events(self.history)
+        had = pairs.filter(pairs.events_history > 0).select("user_no", "item_no").to_pyarrow()
+        least = self.settings.candidates.min_events
+        offered = counts.filter(counts.events >= least).select("item_no").to_pyarrow()["item_no"].to_numpy()
+        batches = neighbour_scores(
+            had["user_no"].to_numpy(),
+            had["item_no"].to_numpy(),
+            np.sort(offered),
+            n_users=len(self.coded.user_ids),
+            n_items=len(self.coded.item_ids),
+            per_user=neighbours_per_user(asked, len(had["user_no"].unique())),
+        )
+        connection = self.sources.connection
+        empty = pa.schema(
+            [("user_no", pa.int32()), ("item_no", pa.int32()), ("knn", pa.float32()), ("ease", pa.float32())]
+        ).empty_table()
+        made = connection.create_table("neighbours", empty, overwrite=True)
+        for batch in batches:
+            connection.con.register("neighbour_batch", pa.Table.from_batches([batch]))
+            connection.con.execute("INSERT INTO neighbours SELECT * FROM neighbour_batch")
+            connection.con.unregister("neighbour_batch")
+        return made
 
     def _declare_entity(
         self, table: ir.Table, entities: EntityTable, standard: ir.Table, scope: FeatureScope

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from features.errors import NotFoundError, StorageError
-from features.schema import USER_HASH, FeatureSchema
+from features.schema import ITEM_ID, USER_HASH, USER_ID, FeatureSchema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -207,6 +208,11 @@ class FeatureBuild:
     def read_pairs(self, hashes: HashRange | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """``pair.parquet``, or a block of it; sorted by (user_hash, user_id, item_id)."""
         return self._read(PAIRS, hashes, columns)
+
+    def read_seen(self, hashes: HashRange | None = None) -> pa.Table:
+        """What users had in the pair history: ``user_id, item_id``; other rows of pairs are neighbours of these."""
+        pairs = self.read_pairs(hashes, [USER_ID, ITEM_ID, "pair_events"])
+        return pairs.filter(pc.is_valid(pairs["pair_events"])).select([USER_ID, ITEM_ID])
 
     def read_items(self, columns: Sequence[str] | None = None, *, candidates_only: bool = True) -> pa.Table:
         """``item.parquet``, sorted by item_id; by default only what can be recommended."""

@@ -91,6 +91,12 @@ class FeatureSettings(Section):
     pair_history_days: int = Field(
         365, ge=1, description="How far back pair and affinity features look, in days."
     )
+    neighbours: int = Field(
+        300,
+        ge=0,
+        description="Collaborative pair features for about so many items per user that others with the same history had, "
+        "fewer where there are very many users; 0: none.",
+    )
     max_vocabulary: int = Field(
         64, ge=2, description="A text column with more distinct values is no feature."
     )

@@ -56,7 +56,7 @@ def pick_examples(scoring: ScoringSettings, build: FeatureBuild) -> ExampleUsers
     others = users.filter(pc.invert(pc.is_in(users[USER_ID], scored[USER_ID].combine_chunks())))
     others = others.filter(pc.is_valid(others["last_event"]))
     others = others.sort_by([("last_event", "descending"), (USER_ID, "ascending")])
-    counts = build.read_pairs(columns=[USER_ID]).group_by(USER_ID).aggregate([([], "count_all")])
+    counts = build.read_seen().select([USER_ID]).group_by(USER_ID).aggregate([([], "count_all")])
     counts = counts.join(scored.select([USER_ID]), USER_ID, join_type="inner")
     counts = counts.sort_by([("count_all", "ascending"), (USER_ID, "ascending")])
     chosen = (counts if counts.num_rows else scored)[USER_ID]
@@ -81,7 +81,7 @@ def _history(build: FeatureBuild, users: pa.Table, user: object) -> list[History
     row = users.filter(pc.equal(users[USER_ID], user))
     low = row[USER_HASH][0].as_py()
     pairs = build.read_pairs(HashRange(low, low + 1), [USER_ID, ITEM_ID, "pair_events"])
-    pairs = pairs.filter(pc.equal(pairs[USER_ID], user))
+    pairs = pairs.filter(pc.and_(pc.equal(pairs[USER_ID], user), pc.is_valid(pairs["pair_events"])))
     items = build.read_items([ITEM_ID, "title"], candidates_only=False)
     named = pairs.join(items, ITEM_ID, join_type="left outer")
     named = named.sort_by([("pair_events", "descending"), (ITEM_ID, "ascending")])

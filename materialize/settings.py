@@ -43,10 +43,12 @@ class TrainingSettings(Section):
         "binary:logistic", description="XGBoost objective."
     )
     trees: int = Field(150, ge=1, description="Most boosting rounds; early stopping may end sooner.")
-    depth: int = Field(6, ge=1, le=64, description="Depth of a tree.")
-    eta: float = Field(0.1, gt=0, le=1, description="Learning rate.")
+    depth: int = Field(4, ge=1, le=64, description="Depth of a tree.")
+    eta: float = Field(0.15, gt=0, le=1, description="Learning rate.")
     negatives_per_positive: int = Field(
-        3, ge=1, description="Uniform negatives per positive pair, beside all pairs with a history; weighted."
+        3,
+        ge=1,
+        description="Uniform negatives per positive pair, beside one of each kind with pair features; weighted.",
     )
     max_rows: int = Field(
         3_000_000, ge=1000, description="Rows to train on; beyond it, users are thinned out."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,20 +13,34 @@ from features.errors import NotFoundError
 if TYPE_CHECKING:
     from materialize.publish.lookup_artifact import LookupArtifact
     from materialize.scoring import TopK
+    from materialize.scoring.user_batch import Keyed
     from serving_lookup.user_inputs import UserInputs
 
 
 def score_list(artifact: LookupArtifact, inputs: UserInputs) -> tuple[list[int | str], list[float]]:
     """The list that a full run would publish for this user: item ids and margins, best first.
 
-    Items of the user's pair features are left out where the artifact says so.
+    Items that the user had are left out where the artifact says so.
     """
-    exclude = inputs.pairs[0] if artifact.exclude_seen and inputs.pairs is not None else None
+    exclude = _seen(inputs.pairs) if artifact.exclude_seen and inputs.pairs is not None else None
     found = artifact.catalogue.top_k_one(
         inputs.user, artifact.k, affinity=inputs.affinity, pairs=inputs.pairs, exclude=exclude
     )
     count = int(found.counts[0])
     return found.item_ids[0, :count].tolist(), found.scores[0, :count].tolist()
+
+
+def _seen(pairs: Keyed) -> list[Any]:
+    """Of the items with pair features, those with events; the others are near to what the user had."""
+    items, features = pairs
+    events = features.get("pair_events")
+    if events is None:
+        return list(items)
+    return [
+        item
+        for item, count in zip(items, events, strict=True)
+        if count is not None and not math.isnan(float(count))
+    ]
 
 
 def score_pair(artifact: LookupArtifact, inputs: UserInputs, item_id: int | str) -> float:

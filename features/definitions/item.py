@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def item_features(history: History) -> ir.Table:
     """Features keyed by ``item_no``; items without an event before the cut-off have no row.
 
-    Events and distinct users per window, trend (rate in the shortest window against the longest), mean
-    value, days since the last and the first event, share of the users who came back, events per user,
+    Events and distinct users per window, users of all time, trend (rate in the shortest window against the
+    longest), mean value, days since the last and the first event, share of the users who came back, events per user,
     decayed popularity.
     """
     pairs, units = history.pairs, history.value_units
@@ -25,6 +25,7 @@ def item_features(history: History) -> ir.Table:
         columns[f"item_users_{name}"] = (pairs[f"events_{name}"] > 0).sum()
     for half_life in history.half_lives:
         columns[f"item_decayed_{label(half_life)}"] = pairs[f"decayed_{label(half_life)}"].sum() / DECAY_UNITS
+    columns["item_users"] = pairs.count()
     users = (pairs.events_history > 0).sum().nullif(0)
     columns |= {
         "item_mean_value": pairs.value.sum() / units / pairs.events.sum(),

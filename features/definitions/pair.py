@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import ibis
+
 from features.definitions.pair_totals import DECAY_UNITS, History, label
 
 if TYPE_CHECKING:
@@ -34,4 +36,21 @@ def pair_features(history: History) -> ir.Table:
         pair_recency_days=joined.last_age,
         pair_gap_days=gap,
         pair_recency_gaps=joined.last_age / gap,
+    )
+
+
+def with_neighbours(pairs: ir.Table, neighbours: ir.Table) -> ir.Table:
+    """Pair features and neighbours together: a pair without a history misses all but ``pair_knn`` and ``pair_ease``.
+
+    Args:
+        pairs: Result of :func:`pair_features`.
+        neighbours: ``user_no``, ``item_no``, ``knn``, ``ease``, see :mod:`features.definitions.neighbours`.
+    """
+    joined = pairs.outer_join(neighbours, ["user_no", "item_no"])
+    return joined.select(
+        ibis.coalesce(joined.user_no, joined.user_no_right).name("user_no"),
+        ibis.coalesce(joined.item_no, joined.item_no_right).name("item_no"),
+        *pairs.columns[2:],
+        pair_knn=joined.knn,
+        pair_ease=joined.ease,
     )

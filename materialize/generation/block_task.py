@@ -43,7 +43,7 @@ class BlockTask:
         build: Folder of the feature build.
         fingerprint: Of the feature build: a folder keeps its name when its cut-off is built anew.
         catalogue: Folder of the bound catalogue, read by memory map.
-        exclude_seen: Whether items of a user's pair features are kept out of the list.
+        exclude_seen: Whether items that a user had in the pair history are kept out of the list.
         active_since: Users whose last event is older are left out; ``None``: none are.
         number: Of the block.
         blocks: How many blocks there are.
@@ -191,7 +191,7 @@ def block_inputs(
     return users, {
         "affinity": {group: build.read_affinity(group, hashes) for group in catalogue.schema.groups},
         "pairs": pairs,
-        "exclude": pairs.select([USER_ID, ITEM_ID]) if exclude_seen else None,
+        "exclude": build.read_seen(hashes) if exclude_seen else None,
     }
 
 

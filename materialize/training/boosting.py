@@ -140,6 +140,7 @@ def boost(
         "max_depth": settings.depth,
         "eta": settings.eta,
         "max_delta_step": 0 if ranking else 1,
+        "min_child_weight": 1 if ranking else _least_in_leaf(rows),
         "tree_method": "hist",
         "device": device(client),
         "seed": settings.seed,
@@ -196,6 +197,11 @@ def boost(
     booster: xgboost.Booster = result["booster"]
     curve = [*start, *(float(v) for v in next(iter(next(iter(result["history"].values())).values())))]
     return stopping.boosted(booster, curve)
+
+
+def _least_in_leaf(rows: TrainingRows) -> float:
+    """Least weight (of uncertainty) in a leaf: what few pairs did says little, least of all of another month."""
+    return float(np.clip(rows.labels.sum() / 50, 1, 20))
 
 
 @dataclass(frozen=True)

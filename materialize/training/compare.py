@@ -55,14 +55,12 @@ def compare_bundle(
     window = LabelWindow(
         *(datetime.fromisoformat(bundle.metrics["window"][edge]) for edge in ("start", "end"))
     )
-    training = settings.training.model_copy(update={"objective": _objective(bundle)})
+    seed = settings.training.seed
     with open_sources(settings, scratch=settings.features_path / ".scratch") as sources:
         build = build_features(settings, window.start, settings.features_path, sources=sources)
         task = EvaluationTask.prepare(sources.events, build, window, exclude_seen=bundle.exclude_seen)
         simple = simple_baselines(task.history)
-        others = collaborative_baselines(
-            sources.events, window.start, task.space.items, task.history, training.seed
-        )
+        others = collaborative_baselines(sources.events, window.start, task.space.items, task.history, seed)
         with stage(progress, "rank by the model") as running:
             running.rows = len(task.space.users) * len(task.space.items)
             methods = {"model": evaluate_model(task, bundle.booster(), bundle.schema)}
@@ -70,8 +68,4 @@ def compare_bundle(
             with stage(progress, f"rank by {name}") as running:
                 running.rows = len(task.space.users) * len(task.space.items)
                 methods[name] = evaluate_baseline(task, simple[name] if name in simple else others[name]())
-    return {**bundle.metrics, **evaluation_report(task, methods, training)}
-
-
-def _objective(bundle: ModelBundle) -> str:
-    return str(bundle.lineage.parameters.get("objective", "binary:logistic"))
+    return {**bundle.metrics, **evaluation_report(task, methods, seed)}

@@ -7,7 +7,8 @@ for the same users, once as it would be served and once without what the user ha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from features.schema import ITEM_ID, USER_HASH, USER_ID, user_hash
 from materialize.scoring import PairScorer
 from materialize.training.baselines import Baseline, rank
 from materialize.training.history import History
-from materialize.training.label_windows import LabelWindow, pairs_before, pairs_in_window
+from materialize.training.label_windows import LabelWindow, pairs_in_window
 from materialize.training.metrics import DEPTH, RankingQuality, measure
 from materialize.training.pair_codes import PairCodes, contains
 from materialize.training.score_facts import score_facts
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from features.feature_build import FeatureBuild
     from features.schema import FeatureSchema
     from materialize.scoring import TopK
-    from materialize.settings import TrainingSettings
 
 MOST_USERS = 10_000
 """More users than these are thinned out by their hash; the intervals say what that costs."""
@@ -51,7 +51,7 @@ class EvaluationTask:
         hashes: Evaluated users are those with a positive in this range.
         space: Evaluated users and candidates.
         positives: Sorted codes of pairs with an event in the window.
-        seen: Sorted codes of pairs with an event before it.
+        seen: Sorted codes of pairs with an event in the pair history before it: what scoring leaves out, too.
         history: For the baselines.
         exclude_seen: Whether lists leave out what the user has seen; then that is no positive either.
     """
@@ -93,14 +93,13 @@ class EvaluationTask:
         hashes = thin_out(len(users), most_users)
         users = users.filter(pa.array(user_hash(users) < hashes.high))
         space = PairCodes(users, candidates[ITEM_ID].combine_chunks())
-        seen = pairs_before(events, window.start, candidates, pa.table({USER_ID: users}))
         return cls(
             window=window,
             build=build,
             hashes=hashes,
             space=space,
             positives=space.encode(labels),
-            seen=space.encode(seen),
+            seen=space.encode(build.read_seen(hashes)),
             history=History.read(events, window.start, users, space.items),
             exclude_seen=exclude_seen,
         )
@@ -160,12 +159,14 @@ class MethodQuality:
         new_items: On items that are new to the user, ranked without the others.
         fresh_items: As served, on items that nobody had more than 28 days before.
         top: The lists as served with their scores, of a model.
+        log_odds: Whether those scores are log-odds.
     """
 
     served: RankingQuality
     new_items: RankingQuality
     fresh_items: RankingQuality
     top: TopK | None = None
+    log_odds: bool = False
 
     @classmethod
     def of(
@@ -173,7 +174,6 @@ class MethodQuality:
         task: EvaluationTask,
         ranked: NDArray[np.int64],
         ranked_new: NDArray[np.int64],
-        top: TopK | None = None,
     ) -> MethodQuality:
         """Measure both rankings of a method."""
         shares, wanted = task.history.shares(), task.wanted()
@@ -182,7 +182,6 @@ class MethodQuality:
             measure(ranked, wanted, shares),
             measure(ranked_new, task.new_positives(), shares),
             measure(ranked, fresh, shares),
-            top,
         )
 
     def report(self, task: EvaluationTask, seed: int) -> dict[str, Any]:
@@ -215,7 +214,9 @@ def evaluate_model(task: EvaluationTask, booster: xgboost.Booster, schema: Featu
     """Quality of a model."""
     new = task.rank_model(booster, schema, exclude_seen=True)
     top = new if task.exclude_seen else task.rank_model(booster, schema, exclude_seen=False)
-    return MethodQuality.of(task, top.item_index.astype(np.int64), new.item_index.astype(np.int64), top)
+    quality = MethodQuality.of(task, top.item_index.astype(np.int64), new.item_index.astype(np.int64))
+    objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
+    return replace(quality, top=top, log_odds=objective == "binary:logistic")
 
 
 def evaluate_baseline(task: EvaluationTask, baseline: Baseline) -> MethodQuality:
@@ -254,20 +255,20 @@ def against_best(methods: Mapping[str, MethodQuality], seed: int) -> dict[str, A
 
 
 def evaluation_report(
-    task: EvaluationTask, methods: Mapping[str, MethodQuality], training: TrainingSettings
+    task: EvaluationTask, methods: Mapping[str, MethodQuality], seed: int
 ) -> dict[str, Any]:
     """All that was measured.
 
     Args:
         task: What was ranked.
         methods: ``model`` and at least one baseline.
-        training: Objective, and the seed of the resampling.
+        seed: Of the resampling.
 
     Returns:
         JSON: ``window``; ``methods``, see :meth:`MethodQuality.report`; ``against_best``, see :func:`against_best`;
         ``scores``, see :func:`~materialize.training.score_facts.score_facts`.
     """
-    top = methods["model"].top
+    model = methods["model"]
     return {
         "window": {
             "start": task.window.start.isoformat(),
@@ -277,11 +278,9 @@ def evaluation_report(
             "positives": len(task.positives),
             "repeat_share": task.repeat_share(),
         },
-        "methods": {name: method.report(task, training.seed) for name, method in methods.items()},
-        "against_best": against_best(methods, training.seed),
-        "scores": {}
-        if top is None
-        else score_facts(task, top, probabilities=training.objective == "binary:logistic"),
+        "methods": {name: method.report(task, seed) for name, method in methods.items()},
+        "against_best": against_best(methods, seed),
+        "scores": {} if model.top is None else score_facts(task, model.top, probabilities=model.log_odds),
     }
 
 

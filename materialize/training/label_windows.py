@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+LEAST_DAYS = 7
+"""Windows are not made shorter than this for there to be more of them: weekdays differ."""
+
+
 @dataclass(frozen=True, order=True)
 class LabelWindow:
     """Events at or after ``start`` and before ``end``; features are as of ``start``."""
@@ -55,7 +59,7 @@ def plan_windows(cutoff: datetime, first_event: datetime, *, days: int, count: i
     """Windows of ``days`` days: one to evaluate on and up to ``count`` before it to train on.
 
     Before the first window lies as much history as a window is long. Where the events do not reach back
-    that far there are fewer windows, and then shorter ones.
+    that far windows are shorter, down to a week; then there are fewer, and then they are shorter still.
 
     Raises:
         SourceError: If the events reach back less than three days.
@@ -69,7 +73,8 @@ def plan_windows(cutoff: datetime, first_event: datetime, *, days: int, count: i
             fix="choose a later cut-off, or give more events",
         )
     # One part is history, one evaluation.
-    days = min(days, int(span // 3))
+    shorter = int(span // (count + 2))
+    days = min(days, shorter if shorter >= LEAST_DAYS else int(span // 3))
     count = max(1, min(count, int(span // days) - 2))
     starts = [cutoff - timedelta(days=days * k) for k in range(count + 1, 0, -1)]
     windows = [LabelWindow(start, start + timedelta(days=days)) for start in starts]
@@ -90,19 +95,5 @@ def pairs_in_window(events: ir.Table, window: LabelWindow, candidates: pa.Table)
     happened = events.filter(
         events.event_time >= ibis.literal(window.start), events.event_time < ibis.literal(window.end)
     )
-    return _distinct_pairs(happened, candidates)
-
-
-def pairs_before(events: ir.Table, instant: datetime, candidates: pa.Table, users: pa.Table) -> pa.Table:
-    """Pairs of the given users and candidates with an event before an instant: what they had seen.
-
-    Returns:
-        ``user_id, item_id``, distinct, sorted.
-    """
-    earlier = events.filter(events.event_time < ibis.literal(instant))
-    return _distinct_pairs(earlier.semi_join(ibis.memtable(users.select([USER_ID])), USER_ID), candidates)
-
-
-def _distinct_pairs(events: ir.Table, candidates: pa.Table) -> pa.Table:
-    known = events.semi_join(ibis.memtable(candidates.select([ITEM_ID])), ITEM_ID)
+    known = happened.semi_join(ibis.memtable(candidates.select([ITEM_ID])), ITEM_ID)
     return known.select(USER_ID, ITEM_ID).distinct().order_by(USER_ID, ITEM_ID).to_pyarrow()

@@ -1,10 +1,12 @@
-"""Samples the pairs to train on: all that have a history or a label, and few of the many others, weighted.
+"""Samples the pairs to train on: all positives, and few of the many others, weighted.
 
 The pairs of a window are far too many (2,000 users times 14,000 items), and nearly all of them are
-negatives without history. Those are drawn uniformly per user, and each drawn one stands for several:
-its weight is the inverse of the probability to be drawn. So the sample's weighted loss estimates the
-loss over all pairs, and scores stay comparable between users. Weights of several hundred need
-``max_delta_step=1`` in XGBoost: without it, weighted logistic loss collapses.
+negatives. They are drawn per user from three strata: items that the user had, neighbours of these
+(collaborative pair features), and all others; the first two are the ones that are hard to tell from
+positives. A drawn pair stands for several of its stratum: its weight is the inverse of the probability to
+be drawn. So the sample's weighted loss estimates the loss over all pairs, and scores stay comparable
+between users. Weights of several hundred need ``max_delta_step=1`` in XGBoost: without it, weighted
+logistic loss collapses.
 """
 
 from __future__ import annotations
@@ -17,10 +19,15 @@ import numpy as np
 from materialize.training.pair_codes import PairCodes, contains
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 MIN_NEGATIVES_PER_USER = 50
-"""Users with few positives get so many uniform negatives all the same, and weights stay bounded."""
+"""Users with few positives get so many draws from all items all the same, and weights stay bounded."""
+
+MIN_NEAR_PER_USER = 25
+"""Likewise from each stratum of items that have pair features."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class SampledPairs:
 def sample_pairs(
     space: PairCodes,
     positives: NDArray[np.int64],
-    history: NDArray[np.int64],
+    strata: Sequence[NDArray[np.int64]],
     *,
     excluded: NDArray[np.int64],
     negatives_per_positive: int,
@@ -52,7 +59,8 @@ def sample_pairs(
     Args:
         space: Users (each with a positive) and candidate items.
         positives: Codes of pairs with the event that is to be predicted, sorted.
-        history: Codes of pairs that have pair features, sorted; those without a positive are the hard negatives.
+        strata: Sorted codes of pairs with pair features, of one kind each; kinds share none. Of each, a user
+            gets as many negatives as positives, at least :data:`MIN_NEAR_PER_USER`, if there are so many.
         excluded: Codes of pairs that are never listed, sorted: they are in no sample, whatever else they are.
         negatives_per_positive: Uniform draws per positive of a user, at least
             :data:`MIN_NEGATIVES_PER_USER`, among all other pairs.
@@ -63,21 +71,36 @@ def sample_pairs(
         users whose draws all failed.
     """
     items = len(space.items)
-    known = np.union1d(positives, history)
-    known = known[~contains(excluded, known)]
-    taken = np.union1d(known, excluded)
     per_user = space.per_user(positives)
+    wanted = positives[~contains(excluded, positives)]
+    parts = [(wanted, np.ones(len(wanted)))]
+    taken = np.union1d(positives, excluded)
+    for stratum in strata:
+        parts.append(_draw(space, np.setdiff1d(stratum, taken), np.maximum(per_user, MIN_NEAR_PER_USER), rng))
+        taken = np.union1d(taken, stratum)
     free = items - space.per_user(taken)
     draws = np.minimum(np.maximum(per_user * negatives_per_positive, MIN_NEGATIVES_PER_USER), 4 * free)
     drawn = np.repeat(np.arange(len(space.users)), draws) * items + rng.integers(0, items, int(draws.sum()))
     drawn = np.unique(drawn)
     drawn = drawn[~contains(taken, drawn)]
-    counts = space.per_user(drawn)
-    weight = free / np.maximum(counts, 1)
-    codes = np.concatenate([known, drawn])
-    weights = np.concatenate([np.ones(len(known)), weight[drawn // items]])
+    weight = free / np.maximum(space.per_user(drawn), 1)
+    parts.append((drawn, weight[drawn // items]))
+    codes = np.concatenate([part for part, _ in parts])
+    weights = np.concatenate([weights for _, weights in parts])
     order = np.argsort(codes, kind="stable")
     codes = codes[order]
     return SampledPairs(
         codes, contains(positives, codes).astype(np.float32), weights[order].astype(np.float32)
     )
+
+
+def _draw(
+    space: PairCodes, codes: NDArray[np.int64], draws: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Of each user's codes (sorted) so many without replacement, and how many each stands for."""
+    users = codes // len(space.items)
+    sizes = space.per_user(codes)
+    shuffled = np.lexsort((rng.random(len(codes)), users))
+    firsts = np.cumsum(sizes) - sizes
+    chosen = np.sort(shuffled[np.arange(len(codes)) - firsts[users] < draws[users]])
+    return codes[chosen], np.maximum(1.0, (sizes / np.maximum(draws, 1))[users[chosen]])

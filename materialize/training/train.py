@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from materialize.training.boosting import (
     model_bytes,
 )
 from materialize.training.checkpoint import Checkpoint
+from materialize.training.choices import choose_even_users, choose_exclude_seen, told_choices
 from materialize.training.evaluate import (
     EvaluationTask,
     evaluate_baseline,
@@ -42,7 +44,8 @@ from materialize.training.label_windows import (
     plan_windows,
 )
 from materialize.training.score_facts import gain_by_scope
-from materialize.training.window_labels import WindowLabels, decide_exclude_seen, read_labels, sample_window
+from materialize.training.stand_in import stand_in_for
+from materialize.training.window_labels import WindowLabels, read_labels, sample_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,9 +96,9 @@ def train_model(
             labels = [
                 read_labels(settings, sources.events, w, builds[w], len(plan.training)) for w in plan.training
             ]
-            exclude_seen, reason = decide_exclude_seen(settings, labels)
+            seen, even = choose_exclude_seen(settings, labels), choose_even_users(labels)
             task = EvaluationTask.prepare(
-                sources.events, builds[plan.evaluation], plan.evaluation, exclude_seen=exclude_seen
+                sources.events, builds[plan.evaluation], plan.evaluation, exclude_seen=seen.value
             )
             running.rows = sum(len(label.positives) for label in labels)
     schema = builds[plan.evaluation].schema
@@ -103,7 +106,7 @@ def train_model(
     with stage(progress, "join the training set", total=len(labels)) as running:
         parts = []
         for label in labels:
-            sampled = sample_window(settings, label, rng, exclude_seen=exclude_seen)
+            sampled = sample_window(settings, label, rng, exclude_seen=seen.value, even_users=even.value)
             parts.append(_read_rows(label, sampled, schema))
             running.advance(rows=len(parts[-1]))
     newest, rows = len(parts[-1]), TrainingRows.joined(parts)
@@ -120,28 +123,34 @@ def train_model(
             "model": evaluate_model(task, final.booster, schema),
             **{name: evaluate_baseline(task, b) for name, b in simple_baselines(task.history).items()},
         }
+        seed = settings.training.seed
+        stand_in, trees, quality = stand_in_for(task, methods, schema, settings.features, seed)
+        booster = final.booster
+        if trees is not None and quality is not None:
+            booster, methods = trees, {"model": quality, "forest": methods.pop("model"), **methods}
         running.rows = len(task.space.users) * len(task.space.items)
+    told = told_choices(settings, plan, task.build)
     metrics = {
-        **evaluation_report(task, methods, settings.training),
-        "exclude_seen": {"value": exclude_seen, "reason": reason},
-        "choices": [{"name": "exclude_seen", "value": exclude_seen, "reason": reason}],
+        **evaluation_report(task, methods, seed),
+        "exclude_seen": {"value": seen.value, "reason": seen.reason},
+        "choices": [asdict(choice) for choice in (seen, even, stand_in, *told)],
         "training": {
             "windows": [[w.start.isoformat(), w.end.isoformat()] for w in plan.training],
             "rows": len(rows),
             "positives": int(rows.labels.sum()),
             "rounds": final.rounds,
             "curve": first.curve,
-            "gain": (gain := gain_by_feature(final.booster)),
+            "gain": (gain := gain_by_feature(booster)),
             "gain_by_scope": gain_by_scope(gain, schema),
         },
     }
     bundle = ModelBundle.save(
         settings.models_path,
         name=settings.model,
-        model=model_bytes(final.booster),
+        model=model_bytes(booster),
         schema=schema,
         metrics=metrics,
-        exclude_seen=exclude_seen,
+        exclude_seen=seen.value,
         lineage=lineage,
     )
     for checkpoint in checkpoints:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "model": "what is served",
+    "forest": "what was trained; a baseline ranked better and stands in",
     "popularity": "the items with most events, the same for everybody",
     "recent_popularity": "likewise, of the last 28 days",
     "own_decayed_frequency": "what the user did most, an event 90 days old counting half",

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from features.feature_build import PAIRS, HashRange
 from features.schema import ITEM_ID, USER_ID, user_hash
 from materialize.training.evaluate import thin_out
-from materialize.training.label_windows import LabelWindow, pairs_before, pairs_in_window
-from materialize.training.pair_codes import PairCodes, contains
-from materialize.training.sampling import MIN_NEGATIVES_PER_USER, SampledPairs, sample_pairs
+from materialize.training.label_windows import LabelWindow, pairs_in_window
+from materialize.training.pair_codes import PairCodes
+from materialize.training.sampling import (
+    MIN_NEAR_PER_USER,
+    MIN_NEGATIVES_PER_USER,
+    SampledPairs,
+    sample_pairs,
+)
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
     from numpy.typing import NDArray
 
-    from features.feature_build import FeatureBuild
+    from features.feature_build import FeatureBuild, HashRange
     from materialize.settings import Settings
-
-RARE_REPEATS = 0.02
-"""Where fewer of the positives than this are repeats, lists leave out what the user already has."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class WindowLabels:
         hashes: Users outside are left out, to keep to the row budget.
         space: Users with a positive, and candidates.
         positives: Sorted codes.
-        seen: Sorted codes of pairs with an event before the window.
+        seen: Sorted codes of pairs with an event in the pair history before the window.
     """
 
     window: LabelWindow
@@ -63,42 +64,41 @@ def read_labels(
     candidates = build.read_items([ITEM_ID])
     happened = pairs_in_window(events, window, candidates)
     users = pc.unique(happened[USER_ID])
-    rows = (
-        build.rows(PAIRS)
-        + len(happened) * settings.training.negatives_per_positive
-        + len(users) * MIN_NEGATIVES_PER_USER
+    rows = len(happened) * (settings.training.negatives_per_positive + 3) + len(users) * (
+        MIN_NEGATIVES_PER_USER + 2 * MIN_NEAR_PER_USER
     )
     hashes = thin_out(rows, settings.training.max_rows // windows)
     users = users.filter(pa.array(user_hash(users) < hashes.high, pa.bool_()))
     space = PairCodes(users, candidates[ITEM_ID].combine_chunks())
-    seen = pairs_before(events, window.start, candidates, pa.table({USER_ID: users}))
-    return WindowLabels(window, build, hashes, space, space.encode(happened), space.encode(seen))
-
-
-def decide_exclude_seen(settings: Settings, labels: list[WindowLabels]) -> tuple[bool, str]:
-    """Whether lists leave out what users have, and the reason, for people."""
-    asked = settings.training.exclude_seen
-    positives = sum(len(label.positives) for label in labels)
-    repeats = sum(int(contains(label.seen, label.positives).sum()) for label in labels)
-    share = repeats / max(1, positives)
-    fact = f"{share:.1%} of the pairs in the training windows had an event before"
-    if asked is not None:
-        return asked, f"set in [training]; {fact}"
-    if share < RARE_REPEATS:
-        return True, f"users hardly ever repeat: {fact}"
-    return False, f"users repeat: {fact}"
+    seen = space.encode(build.read_seen(hashes))
+    return WindowLabels(window, build, hashes, space, space.encode(happened), seen)
 
 
 def sample_window(
-    settings: Settings, label: WindowLabels, rng: np.random.Generator, *, exclude_seen: bool
+    settings: Settings, label: WindowLabels, rng: np.random.Generator, *, exclude_seen: bool, even_users: bool
 ) -> SampledPairs:
-    """The pairs of a window to learn from."""
-    excluded = label.seen if exclude_seen else np.zeros(0, np.int64)
-    return sample_pairs(
+    """The pairs of a window to learn from.
+
+    Args:
+        settings: ``negatives_per_positive`` of ``[training]``.
+        label: What happened.
+        rng: Source of every draw.
+        exclude_seen: Leave out what users had.
+        even_users: Weigh a user's pairs by the inverse root of their positives; on average weights stay.
+    """
+    every = label.space.encode(label.build.read_pairs(label.hashes, [USER_ID, ITEM_ID]))
+    near = np.setdiff1d(every, label.seen)
+    sampled = sample_pairs(
         label.space,
         label.positives,
-        label.space.encode(label.build.read_pairs(label.hashes, [USER_ID, ITEM_ID])),
-        excluded=excluded,
+        [near] if exclude_seen else [label.seen, near],
+        excluded=label.seen if exclude_seen else np.zeros(0, np.int64),
         negatives_per_positive=settings.training.negatives_per_positive,
         rng=rng,
     )
+    if not even_users:
+        return sampled
+    factor = 1 / np.sqrt(np.maximum(1, label.space.per_user(label.positives)))
+    weights = sampled.weights * factor[sampled.codes // len(label.space.items)]
+    scale = sampled.weights.sum(dtype=np.float64) / weights.sum(dtype=np.float64)
+    return replace(sampled, weights=(weights * scale).astype(np.float32))

@@ -27,7 +27,7 @@ def write_tables(folder: Path, rows: list[tuple[object, object, float]], text: s
     )
     file = folder / "prescore.toml"
     file.write_text(
-        f"[events]\npath = 'events.parquet'\n[candidates]\nmin_events = 1\n[training]\ntrees = 8\n{text}"
+        f"[events]\npath = 'events.parquet'\n[candidates]\nmin_events = 1\n[training]\ntrees = 10\neta = 0.3\n{text}"
     )
     return load_settings(file)
 

@@ -54,7 +54,14 @@ def test_it_learns_what_one_process_learns(client: Client) -> None:
         enable_categorical=True,
     )
     own = xgboost.train(
-        {"objective": "binary:logistic", "max_depth": 3, "eta": 0.3, "max_delta_step": 1, "nthread": 1},
+        {
+            "objective": "binary:logistic",
+            "max_depth": 3,
+            "eta": 0.3,
+            "max_delta_step": 1,
+            "min_child_weight": min(20.0, float(rows.labels.sum()) / 50),
+            "nthread": 1,
+        },
         matrix,
         20,
     )

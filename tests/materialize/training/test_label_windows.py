@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import SourceError
-from materialize.training.label_windows import LabelWindow, pairs_before, pairs_in_window, plan_windows
+from materialize.training.label_windows import LabelWindow, pairs_in_window, plan_windows
 
 CUTOFF = datetime(2018, 1, 1, tzinfo=UTC)
 
@@ -39,7 +39,7 @@ def test_too_little_history_is_reported() -> None:
         plan_windows(CUTOFF, CUTOFF - timedelta(days=2), days=28, count=2)
 
 
-def test_pairs_are_read_from_the_window_and_from_before_it() -> None:
+def test_pairs_are_read_from_the_window_alone() -> None:
     start, end = datetime(2017, 12, 4, tzinfo=UTC), CUTOFF
     second = timedelta(seconds=1)
     rows = [
@@ -63,6 +63,4 @@ def test_pairs_are_read_from_the_window_and_from_before_it() -> None:
 
     inside = pairs_in_window(events, LabelWindow(start, end), candidates)
     assert inside.to_pylist() == [{"user_id": 1, "item_id": "b"}, {"user_id": 2, "item_id": "a"}]
-    before = pairs_before(events, start, candidates, pa.table({"user_id": [1, 2]}))
-    assert before.to_pylist() == [{"user_id": 1, "item_id": "a"}]
     connection.disconnect()

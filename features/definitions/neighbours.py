@@ -1,0 +1,145 @@
+"""The collaborative pair features: how near an item is to what a user has had, by who else had both.
+
+Two measures. ``knn``: the cosine between two items over the users of the history, each user counted once per
+item (ItemKNN). ``ease``: the weights that rebuild each user's items from the others, in closed form (Steck
+2019, https://arxiv.org/abs/1905.03375). Of both an item keeps its ``ITEM_NEIGHBOURS`` nearest, and a pair's
+value is the sum over the items that the user had; that of ``knn`` over the root of their number. Where people
+do not repeat, as with films, this tells two users apart.
+
+Of the items that can be recommended the ``MOST_ITEMS`` that most users had are compared: others have too few
+users to learn from. Each sum runs in one thread, in the order of the ids: the same input gives the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from implicit.nearest_neighbours import all_pairs_knn
+from scipy import linalg, sparse
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+ITEM_NEIGHBOURS = 200
+"""Neighbours that an item keeps."""
+
+LEAST_USERS = 5
+"""An item of fewer users tells no more than chance would."""
+
+MOST_ITEMS = 3000
+"""EASE inverts a dense matrix of so many items."""
+
+EASE_PENALTY = 500.0
+"""Ridge penalty on EASE's weights."""
+
+MOST_PAIRS, LEAST_PER_USER = 10_000_000, 50
+"""Beyond so many pairs users get fewer neighbours each; fewer than 50 are not worth their place."""
+
+_DENSE_CELLS = 16_000_000
+"""Cells of a dense block of scores: 64 MB."""
+
+
+def neighbours_per_user(asked: int, users: int) -> int:
+    """How many new items each user gets, so that a build stays of a size: ``asked`` or fewer; 0: none."""
+    affordable = min(asked, MOST_PAIRS // max(1, users))
+    return affordable if affordable >= min(asked, LEAST_PER_USER) else 0
+
+
+def neighbour_scores(
+    users: NDArray[np.int32],
+    items: NDArray[np.int32],
+    candidates: NDArray[np.int32],
+    *,
+    n_users: int,
+    n_items: int,
+    per_user: int,
+) -> Iterator[pa.RecordBatch]:
+    """Scores of the candidates that a user had, and of the nearest ones that they had not.
+
+    Args:
+        users: int32[p]: the users of distinct pairs of the history.
+        items: int32[p]: their items.
+        candidates: int32[c], ascending: items that may be listed.
+        n_users: Users are numbers below this.
+        n_items: Items are numbers below this.
+        per_user: About so many new items per user, half of them the nearest by either measure; among equals
+            the smaller number goes first. 0: nothing at all.
+
+    Yields:
+        ``user_no`` int32, ``item_no`` int32, ``knn`` float32, ``ease`` float32, sorted by (user_no, item_no).
+    """
+    amounts = np.bincount(items, minlength=n_items)[candidates]
+    popular = np.argsort(-amounts, kind="stable")[:MOST_ITEMS]
+    known = np.sort(candidates[popular[amounts[popular] >= LEAST_USERS]])
+    if not per_user or not len(known):
+        return
+    kept = np.isin(items, known)
+    places = (users[kept], np.searchsorted(known, items[kept]))
+    seen = sparse.csr_matrix(
+        (np.ones(len(places[0]), np.float32), places), shape=(n_users, len(known)), dtype=np.float32
+    )
+    seen.sort_indices()
+    knn, ease = _cosines(seen), _ease_weights(seen)
+    roots = np.sqrt(np.maximum(np.diff(seen.indptr), 1)).astype(np.float32)
+    some = np.flatnonzero(np.diff(seen.indptr))
+    step = max(1, _DENSE_CELLS // len(known))
+    for start in range(0, len(some), step):
+        rows = some[start : start + step]
+        block = seen[rows]
+        own = block.toarray() > 0
+        scores = ((block @ knn).toarray() / roots[rows, None], (block @ ease).toarray())
+        chosen = own.copy()
+        for measure in scores:
+            chosen |= _largest(np.where(own, 0, measure), -(-per_user // 2))
+        user, place = np.nonzero(chosen)
+        yield pa.RecordBatch.from_pydict(
+            {
+                "user_no": pa.array(rows[user].astype(np.int32)),
+                "item_no": pa.array(known[place]),
+                "knn": pa.array(scores[0][user, place]),
+                "ease": pa.array(scores[1][user, place]),
+            }
+        )
+
+
+def _cosines(seen: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Cosines [from, to], of each ``to`` its nearest alone."""
+    norms = np.sqrt(np.asarray(seen.sum(axis=0)).ravel())
+    scaled = sparse.csr_matrix(seen.multiply(1 / norms)).astype(np.float64)
+    # Threads share the rows; what is in one does not depend on them.
+    nearest = all_pairs_knn(scaled, ITEM_NEIGHBOURS + 1, show_progress=False, num_threads=0).tocoo()
+    other = nearest.row != nearest.col
+    kept = (nearest.data[other].astype(np.float32), (nearest.col[other], nearest.row[other]))
+    return sparse.csr_matrix(kept, shape=(seen.shape[1], seen.shape[1]))
+
+
+def _ease_weights(seen: sparse.csr_matrix) -> sparse.csr_matrix:
+    """EASE's weights [from, to], of each ``to`` the largest by amount alone."""
+    wide = seen.astype(np.float64)
+    gram = (wide.T @ wide).toarray()
+    gram[np.diag_indices_from(gram)] += EASE_PENALTY
+    with threadpool_limits(1, "blas"):  # the order of its sums depends on the number of threads
+        inverse = linalg.inv(gram, overwrite_a=True, check_finite=False)
+    weights = (-inverse / np.diag(inverse)).T.astype(np.float32)
+    np.fill_diagonal(weights, 0)
+    to, source = np.nonzero(_largest(np.abs(weights), ITEM_NEIGHBOURS))
+    return sparse.csr_matrix((weights[to, source], (source, to)), shape=weights.shape)
+
+
+def _largest(values: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
+    """Mask of the k largest positive values of each row; ties go to smaller columns."""
+    mask = np.asarray(values > 0)
+    if k < values.shape[1]:
+        place = values.shape[1] - k
+        threshold = np.partition(values, place, axis=1)[:, place]
+        mask &= values >= threshold[:, None]
+        for row in np.flatnonzero(mask.sum(axis=1) > k):
+            tied = np.flatnonzero(values[row] == threshold[row])
+            excess = int(mask[row].sum()) - k
+            mask[row, tied[len(tied) - excess :]] = False
+    return mask
