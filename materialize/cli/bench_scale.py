@@ -30,7 +30,7 @@ CHUNK = 16_384
 def bench_scale(
     *, users: int = 1_000_000, items: int = 10_000, threads: int | None = None, folder: Path | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Score everybody at a quarter and a half of the users, a quarter and a half of the items, and in full.
+    """Score at growing sizes: a quarter of the users with ever more items, then more users, in full at last.
 
     Args:
         users: At full size.
@@ -39,14 +39,15 @@ def bench_scale(
         folder: Where scored Parquet files go (and stay); default: a temporary folder.
 
     Yields:
-        One row per size, the full one last: seconds (binding apart), pairs and users per second, peak memory of
-        this process in GiB so far, megabytes written.
+        One row per size, the full one last: seconds (binding apart), the processor's seconds per thread (which other work
+        on the machine does not lengthen), pairs and users per second, peak memory of this process in GiB so far,
+        megabytes written.
     """
     sizes = [
+        (users // 4, items // 4),
+        (users // 4, items // 2),
         (users // 4, items),
         (users // 2, items),
-        (users, items // 4),
-        (users, items // 2),
         (users, items),
     ]
     bound: dict[int, tuple[World, BoundCatalogue, float]] = {}
@@ -76,13 +77,15 @@ def _run(
 ) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
+    from materialize.scoring.block_threads import default_threads
+
     place = folder or Path(tempfile.mkdtemp(prefix="prescore-bench-"))
     place.mkdir(parents=True, exist_ok=True)
-    scoring = writing = 0.0
+    scoring = writing = busy = 0.0
     size = 0
     for first in range(0, users, CHUNK):
         some = world.users(min(CHUNK, users - first), seed=first + 10)
-        begun = time.perf_counter()
+        begun, before = time.perf_counter(), time.process_time()
         top = catalogue.top_k(some.table, K, threads=threads)
         scored = time.perf_counter()
         file = place / f"block-{first // CHUNK:05d}.parquet"
@@ -91,6 +94,7 @@ def _run(
         )
         scoring += scored - begun
         writing += time.perf_counter() - scored
+        busy += time.process_time() - before
         size += file.stat().st_size
     if folder is None:
         shutil.rmtree(place)
@@ -99,6 +103,7 @@ def _run(
         "users": users,
         "items": world.items,
         "seconds": scoring + writing,
+        "processor": busy / (threads or default_threads()),
         "scoring": scoring,
         "writing": writing,
         "bind": bound,
@@ -110,16 +115,19 @@ def _run(
 
 
 def plot(rows: list[dict[str, Any]], file: Path) -> None:
-    """Seconds against users and against items, with a straight line through the origin and the full size."""
+    """Seconds against items and against users, with a straight line through the origin and the largest size."""
     from matplotlib.figure import Figure
 
-    full = rows[-1]
     figure = Figure(figsize=(9, 3.5), layout="constrained")
-    for axes, what, other in zip(figure.subplots(1, 2), ("users", "items"), ("items", "users"), strict=True):
-        points = sorted((row[what], row["seconds"]) for row in rows if row[other] == full[other])
-        axes.plot([0, full[what]], [0, full["seconds"]], color="0.7", linestyle="--", label="linear")
-        axes.plot(*zip(*points, strict=True), "o", label="measured")
-        axes.set(xlabel=what, ylabel="seconds", title=f"{full[other]:,} {other}", xlim=0, ylim=0)
+    for axes, what, other, some in zip(
+        figure.subplots(1, 2), ("items", "users"), ("users", "items"), (rows[:3], rows[2:]), strict=True
+    ):
+        last = some[-1]
+        axes.plot([0, last[what]], [0, last["seconds"]], color="0.7", linestyle="--", label="linear")
+        axes.plot([row[what] for row in some], [row["seconds"] for row in some], "o", label="measured")
+        busy = [row["processor"] for row in some]
+        axes.plot([row[what] for row in some], busy, "x", label="processor time per thread")
+        axes.set(xlabel=what, ylabel="seconds", title=f"{last[other]:,} {other}", xlim=0, ylim=0)
         axes.legend()
     figure.savefig(file)
 
@@ -140,7 +148,7 @@ def _command(
         rows.append(row)
     for row in rows:
         share = row["users"] * row["items"] / (rows[-1]["users"] * rows[-1]["items"])
-        row["x linear"] = row["seconds"] / rows[-1]["seconds"] / share
+        row["x linear"] = row["processor"] / rows[-1]["processor"] / share
     if file is not None:
         file.write_text(json.dumps(rows, indent=1), "utf-8")
         plot(rows, file.with_suffix(".svg"))

@@ -22,6 +22,8 @@ SIDE = 16
 """User features, and item features."""
 GROUPS, GROUP = 300, "category"
 PAIRS_PER_USER = 300
+_FEW_ROWS = 50_000
+"""So few are trained on by one thread: several would wait for each other most of the time."""
 _TRAINING_USERS, _TRAINING_PAIRS, _PAIRS_PER_ITEM = 2000, 300_000, 100
 
 
@@ -193,6 +195,8 @@ class World:
         matrix, label, start = self.training
         data = xgb.QuantileDMatrix(matrix, label, base_margin=start, feature_names=list(self.scopes))
         settings = {"objective": "binary:logistic", "max_depth": self.shape.depth, "eta": 0.1}
+        if len(matrix) < _FEW_ROWS:
+            settings["nthread"] = 1
         return xgb.train(settings, data, self.shape.trees)
 
     def bind(self) -> BoundCatalogue:

@@ -67,7 +67,7 @@ class BlockScorer:
 
         Lanes beyond the users hold arbitrary numbers. With a workspace of one lane, for a batch of one user: [I, 1].
         """
-        self._fill_lanes(batch, first, last, space.lanes)
+        self.fill_lanes(batch, first, last, space.lanes)
         self._fill_start(batch, first, last, space.score)
         begin, end = batch.pairs.start[first], batch.pairs.start[last]
         if end > begin:
@@ -82,7 +82,7 @@ class BlockScorer:
             add_forest(*self._program, space.lanes, space.table, space.score)
         if end > begin:
             rescore_pairs(
-                *self._walk, space.lanes, *self._sections, self.item_codes, lane, item, batch.pairs.codes[begin:end],
+                *self._walk, space.lanes, *self.sections, self.item_codes, lane, item, batch.pairs.codes[begin:end],
                 starts, space.score,
             )  # fmt: skip
         return space.score
@@ -90,11 +90,11 @@ class BlockScorer:
     def explain(self, batch: UserBatch, row: int) -> NDArray[np.float64]:
         """Shapley values of the first user and the item of a row: float64[features + 1]; the last is what is expected."""
         lanes = np.empty((self.layout.lane_rows, 1), np.int16)
-        self._fill_lanes(batch, 0, 1, lanes)
+        self.fill_lanes(batch, 0, 1, lanes)
         mine = np.flatnonzero(batch.pairs.key[: batch.pairs.start[1]] == row)
         pair = batch.pairs.codes[mine[-1]] if len(mine) else self.codes.missing[list(self.layout.pair)]
         whole = np.empty(self.layout.rows, np.uint16)
-        gather_codes(lanes, *self._sections, self.item_codes, 0, row, pair, whole)
+        gather_codes(lanes, *self.sections, self.item_codes, 0, row, pair, whole)
         out = np.zeros(int(self.codes.feature.max(initial=-1)) + 2, np.float64)
         forest = self.forest
         place = np.append(self.layout.whole_vector(), np.int32(0))[forest.row]
@@ -118,7 +118,8 @@ class BlockScorer:
             sampled=aligned((lanes,), np.int32),
         )
 
-    def _fill_lanes(self, batch: UserBatch, first: int, last: int, lanes: NDArray[np.int16]) -> None:
+    def fill_lanes(self, batch: UserBatch, first: int, last: int, lanes: NDArray[np.int16]) -> None:
+        """Write the codes of some users: ``lanes`` int16[lane rows, at least last - first]."""
         lanes[: len(self.layout.user), : last - first] = batch.codes[:, first:last]
         for column, rows in self.layout.affinity.items():
             entries = batch.affinity[column]
@@ -127,22 +128,27 @@ class BlockScorer:
                 self.codes.missing[list(rows)], entries.start[first : last + 1], entries.key, entries.codes, lanes,
             )  # fmt: skip
 
-    def _fill_start(self, batch: UserBatch, first: int, last: int, score: Float32) -> None:
-        """Margins before the first tree; a latent margin takes the base score's place, as XGBoost's base_margin does."""
-        if self.item_latent is None and batch.latent is None:
-            score[:] = self.base_margin
-            return
-        if (
-            self.item_latent is None
-            or batch.latent is None
-            or batch.latent.shape[1] != self.item_latent.shape[1]
-        ):
-            bound, given = (
-                "none" if a is None else f"dimension {a.shape[1]}" for a in (self.item_latent, batch.latent)
-            )
+    def check_latent(self, batch: UserBatch) -> None:
+        """Find out whether users' latent vectors fit the items'.
+
+        Raises:
+            SchemaMismatchError: If they do not.
+        """
+        bound, given = (
+            "none" if a is None else f"dimension {a.shape[1]}" for a in (self.item_latent, batch.latent)
+        )
+        if bound != given:
             raise SchemaMismatchError(
                 "latent vectors of users and items do not fit", expected=bound, got=given
             )
+
+    def _fill_start(self, batch: UserBatch, first: int, last: int, score: Float32) -> None:
+        """Margins before the first tree; a latent margin takes the base score's place, as XGBoost's base_margin does."""
+        if self.item_latent is None or batch.latent is None:
+            self.check_latent(batch)
+            score[:] = self.base_margin
+            return
+        self.check_latent(batch)
         user = np.zeros((batch.latent.shape[1], score.shape[1]), np.float32)
         user[:, : last - first] = batch.latent[first:last].T
         start_latent(user, self.item_latent, score)
@@ -179,7 +185,7 @@ class BlockScorer:
         return nodes, first, depth, value
 
     @cached_property
-    def _sections(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    def sections(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
         """Start and width of each section of the lanes (user, group columns), and each item's group in it."""
         columns = list(self.layout.affinity)
         start = [0, *(self.layout.affinity_start(c) for c in columns)]

@@ -13,6 +13,7 @@ from features.errors import SchemaMismatchError
 from materialize.scoring import catalogue_files
 from materialize.scoring.block_scorer import BlockScorer
 from materialize.scoring.block_threads import each_block
+from materialize.scoring.cuda_scorer import CudaScorer, check_gpu
 from materialize.scoring.explanation import Explanation
 from materialize.scoring.forest import transform
 from materialize.scoring.kernels_selection import hide, select_top, select_top_one
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     Float32 = NDArray[np.float32]
     Output = Literal["margin", "transformed"]
+    Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class BoundCatalogue:
         groups: Values of each group column that items have.
         group_codes: int32[I] by group column, by row; the number of groups means none.
         item_latent: float32[I, d], by row, or ``None``.
+        device: Where scores are computed; see :meth:`on`.
     """
 
     schema: FeatureSchema
@@ -71,9 +74,20 @@ class BoundCatalogue:
     groups: dict[str, pa.Array]
     group_codes: dict[str, NDArray[np.int32]]
     item_latent: Float32 | None
+    device: Device = "cpu"
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    def on(self, device: Device) -> BoundCatalogue:
+        """The same catalogue, with :meth:`top_k` and :meth:`score` on that device; one user is scored on the CPU.
+
+        Raises:
+            CallerError: If it is ``cuda`` and there is no GPU.
+        """
+        if device == "cuda":
+            check_gpu()
+        return replace(self, device=device)
 
     def save(self, folder: Path | str) -> None:
         """Write the catalogue into a new folder; files are plain arrays, Arrow and JSON."""
@@ -172,7 +186,10 @@ class BoundCatalogue:
         def keep(space: Workspace, first: int, last: int) -> None:
             scores[first:last, self.order] = self.scorer.score(batch, first, last, space)[:, : last - first].T
 
-        each_block(self.scorer, len(batch), keep, threads)
+        if self.device == "cuda" and len(self):
+            self._cuda.score(batch, scores)
+        else:
+            each_block(self.scorer, len(batch), keep, threads)
         return transform(self.objective, scores) if output == "transformed" else scores
 
     def encode_users(
@@ -256,7 +273,9 @@ class BoundCatalogue:
                 item[first:last], score[first:last], count[first:last],
             )  # fmt: skip
 
-        if most and len(batch) == 1:
+        if most and self.device == "cuda" and len(batch) > 1:
+            self._cuda.top_k(batch, allowed, segment, (item, score, count))
+        elif most and len(batch) == 1:
             select(self.scorer.workspace(1), 0, 1)
         elif most:
             each_block(self.scorer, len(batch), select, threads)
@@ -302,6 +321,10 @@ class BoundCatalogue:
     def user_signer(self) -> UserSigner:
         """Signs users that :meth:`encode_users` has read."""
         return UserSigner(self)
+
+    @cached_property
+    def _cuda(self) -> CudaScorer:
+        return CudaScorer(self.scorer, self.order)
 
     @cached_property
     def scorer(self) -> BlockScorer:

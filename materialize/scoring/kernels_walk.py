@@ -113,6 +113,18 @@ def gather_codes(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def gather_all(  # type: ignore[no-untyped-def]
+    lanes, section_start, section_width, section_group, item_codes, pair_lane, pair_item, pair_codes, out
+):
+    """:func:`gather_codes` of many pairs: ``out`` uint16[pairs, rows]."""
+    for p in range(len(pair_lane)):
+        gather_codes(
+            lanes, section_start, section_width, section_group, item_codes, pair_lane[p], pair_item[p],
+            pair_codes[p], out[p],
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
 def rescore_pairs(  # type: ignore[no-untyped-def]
     nodes, first, depth, leaf_value, lanes, section_start, section_width, section_group, item_codes,
     pair_lane, pair_item, pair_codes, start, score,
