@@ -28,15 +28,16 @@ _NO_SEGMENTS: Final = frozenset({".", ".."})
 """Ids that cannot be a part of an address, encoded or not (RFC 3986, section 5.2.4): they are asked for in a batch."""
 
 
-class RecommendedItem(msgspec.Struct, frozen=True):
-    """One item of a list; ``score`` is the model's margin, ``title`` is there if it was asked for."""
+class RecommendedItem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One item of a list; ``score`` is the model's margin, ``title`` and ``groups`` are there if they were asked for."""
 
     item_id: int | str
     score: float
     title: str | None = None
+    groups: dict[str, str | None] | None = None
 
 
-class Recommendations(msgspec.Struct, frozen=True):
+class Recommendations(msgspec.Struct, frozen=True, omit_defaults=True):
     """A user's list and where it came from; see the service's description for each member."""
 
     items: list[RecommendedItem]
@@ -46,15 +47,12 @@ class Recommendations(msgspec.Struct, frozen=True):
     feature_cutoff: str
     age_seconds: float
     reason: str | None = None
+    exhausted: bool = False
+    arm: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as the service sent them."""
         document: dict[str, Any] = msgspec.to_builtins(self)
-        if self.reason is None:
-            del document["reason"]
-        for item in document["items"]:
-            if item["title"] is None:
-                del item["title"]
         return document
 
 

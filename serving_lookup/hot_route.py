@@ -82,6 +82,7 @@ class HotRoute:
         self._max_k, self._most_under_way = settings.lookup.max_k, settings.lookup.max_under_way
         self._queries: dict[tuple[bytes, str], ListParameters] = {}
         self._written_live: LiveGeneration | None = None
+        self._written_rules = b""
         self._written: dict[tuple[bytes, bytes], _Written] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.under_way = 0
@@ -264,9 +265,11 @@ class HotRoute:
         """
         if type(row) is not list or row[2] is None:
             return None
-        if live is not self._written_live:
-            self._written_live, self._written = live, {}
-        lookup, known = self._service().lookup, self._written.get((row[2], media_type))
+        lookup = self._service().lookup
+        rules = lookup.rules_version
+        if live is not self._written_live or rules != self._written_rules:
+            self._written_live, self._written_rules, self._written = live, rules, {}
+        known = self._written.get((row[2], media_type))
         if known is not None and none_match and still_holds(none_match, known.etag):
             return 304, known.lines, b""
         if known is not None and known.list is not None and lookup.verbatim(asked):
@@ -278,7 +281,8 @@ class HotRoute:
         if answer is None or answer.source != "precomputed":
             return None
         if known is None:
-            known = self._written[row[2], media_type] = _Written(answer, media_type, self._cache_control)
+            known = _Written(answer, media_type, self._cache_control, rules)
+            self._written[row[2], media_type] = known
         return 200, known.lines, encode(answer, media_type)
 
     def done(self, status: int, started: float) -> None:
@@ -312,12 +316,13 @@ class _Written:
         answer: One of them.
         media_type: Of all of them.
         cache_control: What caches may do with them.
+        rules: Version of the serving rules that have a part in them.
     """
 
     __slots__ = ("etag", "lines", "list")
 
-    def __init__(self, answer: Answer, media_type: bytes, cache_control: bytes) -> None:
-        self.etag = validator(answer.generation, b"")
+    def __init__(self, answer: Answer, media_type: bytes, cache_control: bytes, rules: bytes) -> None:
+        self.etag = validator(answer.generation, rules)
         lines = b"content-type: %b\r\nvary: accept\r\netag: %b\r\ncache-control: %b\r\n"
         self.lines = lines % (media_type, self.etag, cache_control)
         compiled = media_type in {JSON, MESSAGE_PACK}

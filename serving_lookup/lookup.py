@@ -88,7 +88,6 @@ class Lookup:
             live is None
             or (self._parity is not None and self._parity.count())
             or self._seen.on
-            or rules.screen is not None
             or rules.rules.arms
             or self._is_stale(live)
         ):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
+import json
+import socket
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +31,7 @@ from tests.serving_lookup.published_world import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.serving_lookup.published_world import RunningService
 
@@ -103,6 +107,32 @@ def test_lists_of_items_are_followed_without_a_restart(ruled: tuple[World, Runni
     assert items_of(ask(service, user, "k=3")) == best[5:8]
     forget(world, service)
     assert service.get("/health/ready").json()["trouble"] == []
+
+
+def test_plain_hits_follow_the_rules_and_other_rules_make_another_tag(
+    own_world: World, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """As an application asks whose connections stay open and whose headers are few: the short way of a hit."""
+    world, best = own_world, published(own_world)
+    path = f"/v1/models/{MODEL}/users/{world.tables.user_ids[0]}/recommendations?k=2"
+
+    def plainly(service: RunningService) -> tuple[str, list[int]]:
+        with socket.create_connection(("127.0.0.1", int(service.address.rsplit(":", 1)[1]))) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            return answer.headers["etag"], items_of(json.loads(answer.read()))
+
+    with start_service(tmp_path, world.url, free_port(), {"parity_share": 0}) as service:
+        wait_until(lambda: service.get("/health/ready").status_code == 200)
+        assert plainly(service) == ('W/"g1"', best[:2])
+        tags = []
+        for hidden in (best[0], best[1]):
+            announce(world, ServingRules(unavailable=(hidden,)).encode())
+            left = [item for item in best if item != hidden][:2]
+            wait_until(lambda left=left: plainly(service)[1] == left)
+            tags.append(plainly(service)[0])
+        assert len({*tags, 'W/"g1"'}) == 3
 
 
 def test_caps_and_lists_of_one_request(ruled: tuple[World, RunningService]) -> None:
