@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 
 from features.errors import StoreError
 from serving_lookup.fallback import Unscored
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from serving_lookup.fallback import Fallback
     from serving_lookup.metrics import WorkerMetrics
     from serving_lookup.store import Store
+
+log = structlog.get_logger()
 
 PAUSE_SECONDS = 1.0
 """No more than one user per pause is scored again, however many are asked for."""
@@ -91,6 +94,9 @@ class ParityMeter:
         try:
             outcome = await self._outcome(live, user_id, row)
         except (StoreError, Unscored, TimeoutError):
+            outcome = "parity_skipped"
+        except Exception:
+            log.exception("parity_failed")  # nobody waits for this, so it must be told here
             outcome = "parity_skipped"
         self._metrics.event(outcome)
 
