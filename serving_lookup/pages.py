@@ -115,12 +115,13 @@ async function refresh() {
         model = found.name;
         show("live", [["Model", found.name], ["Generation", live.generation],
           ["Published", `${age((Date.now() - Date.parse(live.published_at)) / 1000)} ago`],
-          ["Features as of", live.feature_cutoff], ["Items", found.items.toLocaleString()],
+          ["Features as of", `${new Date(live.feature_cutoff).toISOString().slice(0, 16).replace("T", " ")} UTC`], ["Items", found.items.toLocaleString()],
           ["Length of a list", found.k], ["Model id", found.model_id]]);
       }
     }
     const metrics = await ask("/metrics");
     if (metrics.ok) count(await metrics.text());
+    else if (metrics.status === 404) show("now", [["Metrics", "at an address of their own"]]);
   } catch { at("state").textContent = "no answer"; at("state").className = "badge bad"; }
 }
 function count(text) {
