@@ -55,7 +55,7 @@ def flip(
     with stage(progress, "flip", 3) as running:
         flipped = catalogue.begin_flip(fence, generation_id, reason=reason, rejects_previous=rejects_previous)
         running.advance()
-        _follow(settings, catalogue, flipped, running)
+        _follow(settings, catalogue, flipped, fence.token, running)
     _log.info("generation is live", generation=generation_id, previous=flipped.previous, reason=reason)
     return catalogue.generation(generation_id)
 
@@ -73,7 +73,7 @@ def finish_interrupted_flip(settings: Settings, catalogue: Catalogue) -> Flip | 
     if newest is None or newest.completed_at is not None:
         return None
     _log.warning("finishing an interrupted flip", generation=newest.generation)
-    _follow(settings, catalogue, newest)
+    _follow(settings, catalogue, newest, newest.fence)
     return newest
 
 
@@ -182,7 +182,7 @@ def ensure_served(
     with closing(open_loader(settings.store, settings.project)) as loader:
         target = _put_into_slot(settings, catalogue, fence, target, loader, progress)
     if target.state == "live":
-        _follow(settings, catalogue, catalogue.flips(settings.model)[0])
+        _follow(settings, catalogue, catalogue.flips(settings.model)[0], fence.token)
         return target
     served = flip(
         settings, catalogue, fence, target.id, progress, reason=reason, rejects_previous=rejects_previous
@@ -238,12 +238,14 @@ def load_again(
         clear_others(loader, lineage)
 
 
-def _follow(settings: Settings, catalogue: Catalogue, flipped: Flip, running: Stage | None = None) -> None:
+def _follow(
+    settings: Settings, catalogue: Catalogue, flipped: Flip, token: int, running: Stage | None = None
+) -> None:
     """Pointer, then Feast, then the note that both are done."""
     target = catalogue.generation(flipped.generation)
     if target.slot is None:
         raise ConflictError(f"generation {target.id} was overtaken by another publication", fix="run again")
-    point_at(settings, Lineage.of(catalogue, target), view_of(target), flipped.fence)
+    point_at(settings, Lineage.of(catalogue, target), view_of(target), token)
     if running:
         running.advance()
     point_service_at(settings, view_of(target))

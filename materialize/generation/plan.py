@@ -86,20 +86,8 @@ def plan_generation(
             expected="an item with enough events before the cut-off",
             fix="lower [candidates] min_events or raise window_days",
         )
-    identity = {
-        "format": _FORMAT,
-        "kind": "delta" if parent else "full",
-        "parent": parent.id if parent else "",
-        "model": bundle.name,
-        "model_id": bundle.id,
-        "features": build.fingerprint,
-        "exclude_seen": bundle.exclude_seen,
-        # How often deltas are made changes no list.
-        **scoring.model_dump(mode="json", exclude={"max_deltas", "max_changed_users", "reserve"}),
-    }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     generation = Generation(
-        id=f"{cutoff_name(build.manifest.cutoff)}-{digest}",
+        id=generation_id(scoring, build, bundle, parent.id if parent else ""),
         model=bundle.name,
         model_id=bundle.id,
         feature_cutoff=build.cutoff,
@@ -111,6 +99,25 @@ def plan_generation(
     )
     blocks = parent_blocks if parent else count_blocks(users, scoring.users_per_block)
     return Plan(generation, blocks, since)
+
+
+def generation_id(
+    scoring: ScoringSettings, build: FeatureBuild, bundle: ModelBundle, parent: str = ""
+) -> str:
+    """The id of a full generation, or of a delta on a parent, of these inputs."""
+    identity = {
+        "format": _FORMAT,
+        "kind": "delta" if parent else "full",
+        "parent": parent,
+        "model": bundle.name,
+        "model_id": bundle.id,
+        "features": build.fingerprint,
+        "exclude_seen": bundle.exclude_seen,
+        # How often deltas are made changes no list.
+        **scoring.model_dump(mode="json", exclude={"max_deltas", "max_changed_users", "reserve"}),
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{cutoff_name(build.manifest.cutoff)}-{digest}"
 
 
 def count_blocks(users: int, users_per_block: int) -> int:

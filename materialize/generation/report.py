@@ -73,18 +73,24 @@ def write_report(
     """
     lists = ComparedLists.of(catalogue, generation, live)
     samples = list_samples(lists)
-    metrics = read_offline_metrics(catalogue.model(generation.model_id).metrics)
-    quality = {"this model": metrics.model, **metrics.baselines} if metrics.model is not None else {}
+    quality = _quality(catalogue, generation, live)
+    coverage = {
+        "items in a first ten": len(samples.places) / max(generation.items, 1),
+        "users with a list": lists.lists / max(generation.users, 1),
+    }
     page = (
         Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
         .from_string(TEMPLATE)
         .render(
             generation=catalogue.generation(generation.id),
             live=live,
+            changed=lists.users if lists.is_delta else None,
+            gone=sum(block.gone for block in catalogue.blocks(generation.id)),
             gates=catalogue.gate_results(generation.id),
             top_items=_top_items(samples, build),
             scores=_figure(lambda axes: _plot_scores(axes, samples)),
             churn=_figure(lambda axes: _plot_churn(axes, samples.churn)) if len(samples.churn) else "",
+            coverage=_figure(lambda axes: _plot_coverage(axes, coverage)),
             popularity=_figure(lambda axes: _plot_concentration(axes, samples.places)),
             quality=_figure(lambda axes: _plot_quality(axes, quality)) if quality else "",
         )
@@ -104,6 +110,21 @@ def write_report(
 def report_path(settings: Settings, generation_id: str) -> Path:
     """Where a generation's report is, once its gates have been measured."""
     return generation_folder(settings, generation_id) / REPORT
+
+
+def _quality(
+    catalogue: Catalogue, generation: Generation, live: Generation | None
+) -> dict[str, float | None]:
+    """NDCG@10 of the model, of its baselines, and of the live model, if that is another one."""
+    metrics = read_offline_metrics(catalogue.model(generation.model_id).metrics)
+    if metrics.model is None:
+        return {}
+    quality: dict[str, float | None] = {"this model": metrics.model, **metrics.baselines}
+    if live is not None and live.model_id != generation.model_id:
+        champion = read_offline_metrics(catalogue.model(live.model_id).metrics).model
+        if champion is not None:
+            quality["live model"] = champion
+    return quality
 
 
 def _top_items(samples: ListSamples, build: FeatureBuild) -> list[TopItem]:
@@ -158,9 +179,16 @@ def _plot_concentration(axes: Axes, places: Sequence[int]) -> None:
     axes.set_ylim(0, 1.02)
 
 
+def _plot_coverage(axes: Axes, shares: Mapping[str, float]) -> None:
+    bars = axes.barh(list(shares), list(shares.values()), color=_NEW)
+    axes.bar_label(bars, [f"{share:.1%}" for share in shares.values()], padding=3)
+    axes.set_xlim(0, 1.15)
+    axes.set_xlabel("share")
+
+
 def _plot_quality(axes: Axes, quality: Mapping[str, float | None]) -> None:
     names = sorted(quality, key=lambda name: quality[name] or 0.0)
     axes.barh(
         names, [quality[n] or 0.0 for n in names], color=[_NEW if n == "this model" else _LIVE for n in names]
     )
-    axes.set_xlabel("NDCG@10")
+    axes.set_xlabel("NDCG@10, each model on its own window")

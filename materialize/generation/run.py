@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
-from features.errors import CallerError, SchemaMismatchError
+from features.errors import CallerError, SchemaMismatchError, StorageError
 from features.feast_repo import apply_feature_repo
 from materialize.generation.artifact import has_artifact, write_artifact
 from materialize.generation.block_task import BlockTask
@@ -32,6 +33,7 @@ from materialize.generation.joined_tables import replace_entity_tables
 from materialize.generation.lineage import Lineage
 from materialize.generation.measures import measure_lists
 from materialize.generation.offline_metrics import read_offline_metrics
+from materialize.generation.plan import generation_id
 from materialize.generation.records import GateResult, Model
 from materialize.generation.report import write_report
 from materialize.generation.retention import collect_generations
@@ -132,8 +134,16 @@ class _Publication:
         served = ensure_served(
             self.settings, self.catalogue, self.fence, known, self.progress, reason="published"
         )
-        replace_entity_tables(self.settings, self.build, self.plan)
-        collect_generations(self.settings, self.catalogue, self.fence)
+        try:
+            replace_entity_tables(self.settings, self.build, self.plan)
+            collect_generations(self.settings, self.catalogue, self.fence)
+        except (StorageError, SQLAlchemyError, OSError) as error:
+            free = shutil.disk_usage(self.settings.warehouse_path).free
+            raise StorageError(
+                f"generation {served.id} is live, but the tables beside it and old generations could not be tidied",
+                got=f"{free / 1e6:,.0f} MB free on the warehouse's disk; {error}",
+                fix="free space if there is none; the same run again does the rest",
+            ) from error
         return served
 
     def _measure_and_write(self, known: Generation | None, client: Client) -> Generation:
@@ -186,12 +196,6 @@ class _Publication:
         return self.catalogue.move_generation(self.fence, known.id, "validated", rows=rows)
 
     def _gates_before(self, known: Generation, live: Generation | None) -> list[GateResult]:
-        # One that was let through in spite of its rollback is forgiven.
-        rollbacks = [
-            r
-            for r in self.catalogue.gate_results(known.id)
-            if r.gate == "rolled_back" and r.verdict == "failed"
-        ]
         live_metrics = read_offline_metrics(self.catalogue.model(live.model_id).metrics) if live else None
         return gates_before(
             self.settings.gates,
@@ -199,8 +203,21 @@ class _Publication:
             live,
             read_offline_metrics(self.bundle.metrics),
             live_metrics,
-            rollbacks=len(rollbacks),
+            rollbacks=self._rollbacks(known),
         )
+
+    def _rollbacks(self, known: Generation) -> int:
+        """How often these inputs were rolled back, as a full generation or as a delta on whichever parent."""
+        rolled_back = {
+            g.id: r.verdict
+            for g in self.catalogue.generations(known.model)
+            if g.id == generation_id(self.settings.scoring, self.build, self.bundle, g.parent)
+            for r in self.catalogue.gate_results(g.id)
+            if r.gate == "rolled_back"
+        }
+        # One that was let through in spite of its rollback is forgiven.
+        forgiven = rolled_back.get(known.id) == "overridden"
+        return 0 if forgiven else list(rolled_back.values()).count("failed")
 
     def _judge(self, known: Generation, results: list[GateResult]) -> None:
         results = override(results, self.overrides)

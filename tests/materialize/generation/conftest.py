@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -23,8 +27,7 @@ from tests.materialize.generation.shop_models import World, random_bundle
 from tests.shop import CUTOFF, write_shop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from distributed import Client
 
@@ -122,3 +125,37 @@ def world(built_shop: tuple[Path, Settings], valkey: ValkeyServer) -> Iterator[W
     shutil.rmtree(folder / ".prescore" / "warehouse" / "generations", ignore_errors=True)
     for file in (folder / ".prescore").glob("catalogue.db*"):
         file.unlink()
+
+
+@pytest.fixture(scope="session")
+def publisher(
+    built_shop: tuple[Path, Settings], client: Client, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Run ``(seed, kill_at)`` in a process of its own; its exit status and steps. Another shop by its settings file."""
+    folder, settings = built_shop
+    scratch = tmp_path_factory.mktemp("publisher")
+    store, scheduler = settings.store.url.get_secret_value(), str(client.scheduler_info()["address"])
+    program = "tests.materialize.generation.publisher"
+    command = [sys.executable, "-m", program, store, scheduler, str(scratch / "steps")]
+    root = Path(__file__).parents[3]
+    with (
+        (scratch / "log").open("w") as log,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=root
+        ) as process,
+    ):
+
+        def run(
+            seed: int, kill_at: int | str | None, file: Path = folder / "prescore.toml"
+        ) -> dict[str, Any]:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            order = {"file": str(file), "seed": seed, "kill_at": kill_at}
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+            while not (line := process.stdout.readline()).startswith('{"status"'):  # logs come before it
+                assert line, (scratch / "log").read_text()
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+
+        yield run

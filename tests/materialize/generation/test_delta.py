@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from pydantic import SecretStr
 
 from features.build import build_features
+from features.errors import GateRejectedError
 from materialize.generation.flip import activate, rollback
 from materialize.generation.lineage import Lineage
 from materialize.progress import NoProgress
 from materialize.publish.sql import read
 from materialize.settings import load_settings
-from tests.materialize.generation.shop_models import World, random_bundle
+from tests.materialize.generation.publisher import numbered
+from tests.materialize.generation.shop_models import Saved, World, random_bundle
 from tests.shop import CUTOFF, write_shop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from distributed import Client
@@ -30,10 +32,17 @@ if TYPE_CHECKING:
 
 USERS = 400
 QUIET = NoProgress()
+DEADLY = (
+    "score what has changed: step",
+    "announce the change: end",
+    "flip: step 1",
+    "flip: step 2",
+)
+"""Beside them, in the middle and at the end of the rows being changed."""
 
 
 def change_tables(settings: Any, seed: int) -> None:
-    """Other ages, another price, a user who buys again, one who is forgotten and one who is new; built anew."""
+    """Other ages, another price, a user who leaves, one who comes back, one who buys again; built anew."""
     rng = np.random.default_rng(seed)
     folder = settings.home.parent
     users, items, events = (
@@ -45,12 +54,13 @@ def change_tables(settings: Any, seed: int) -> None:
     price = items["price"].to_numpy().copy()
     price[rng.integers(len(price))] = rng.gamma(2.0, 2.0)
     items = items.set_column(items.column_names.index("price"), "price", pa.array(price))
-    forgotten, newcomer = int(rng.integers(1, 300)), int(rng.integers(USERS - 30, USERS + 1))
-    events = events.filter(pc.not_equal(events["user_id"], forgotten))
-    last = events.slice(events.num_rows - 3).set_column(
-        0, "user_id", pa.array([newcomer, newcomer, 5], pa.int64())
-    )
-    for name, table in (("users", users), ("items", items), ("events", pa.concat_tables([events, last]))):
+    # Nobody gets an item that is new to him: collaborative features of everybody else would change.
+    leaving, returning = int(rng.integers(1, 300)), int(rng.integers(USERS - 30, USERS + 1))
+    users_of, times = events["user_id"].to_numpy(), events["event_time"].to_numpy().copy()
+    times[users_of == leaving] -= np.timedelta64(91, "D")
+    times[np.flatnonzero(np.isin(users_of, [returning, 5]))[-3:]] = events["event_time"].to_numpy()[-1]
+    events = events.set_column(2, "event_time", pa.array(times, events.schema.field("event_time").type))
+    for name, table in (("users", users), ("items", items), ("events", events)):
         pq.write_table(table, folder / f"{name}.parquet")
     build_features(settings, CUTOFF, settings.features_path)
 
@@ -121,3 +131,94 @@ def test_deltas_equal_full_runs_and_are_undone_to_the_byte(changing: World, clie
     assert (full.kind, full.slot) == ("full", "b")
     assert lists(world.answers()) == lists(served)
     assert full.users == chain[-1].users
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_delta_killed_at_any_step_leaves_whole_lists_and_is_taken_up(
+    changing: World, publisher: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    world, home = changing, changing.settings.home
+    file = home.parent / "prescore.toml"
+    assert publisher(1, None, file)["status"] == 0
+    old = world.answers()
+    change_tables(world.settings, 7)
+    kept = Saved(world, tmp_path)
+    undisturbed = publisher(1, None, file)
+    assert undisturbed["status"] == 0
+    wanted, new = world.contents() | {"hashes": world.hashes()}, world.answers()
+    steps = numbered(undisturbed["steps"])
+    written = [i + 1 for i, step in enumerate(steps) if step == "change rows of the live slot: step"]
+    deadly = {steps.index(step) + 1 for step in DEADLY} | {written[len(written) // 2], written[-1]}
+    mixed = 0
+    for number in sorted(deadly):
+        kept.restore()
+        assert publisher(1, number, file)["status"] == -signal.SIGKILL, steps[number - 1]
+        served = world.answers()
+        for user in old.keys() | new.keys():
+            assert served.get(user) in (old.get(user), new.get(user)), (steps[number - 1], user)
+        mixed += served not in (old, new)
+        assert publisher(1, None, file)["status"] == 0, steps[number - 1]
+        assert world.contents() | {"hashes": world.hashes()} == wanted, steps[number - 1]
+    assert mixed
+
+
+def test_an_interrupted_delta_is_taken_back_by_whatever_comes_next(
+    changing: World, publisher: Callable[..., dict[str, Any]]
+) -> None:
+    world, file = changing, changing.settings.home.parent / "prescore.toml"
+    assert publisher(1, None, file)["status"] == 0
+    before, pointer = world.hashes(), world.pointer()
+    change_tables(world.settings, 7)
+    assert publisher(1, "change rows of the live slot: step", file)["status"] == -signal.SIGKILL
+    assert world.hashes() != before
+    first, entering = sorted(world.catalogue.generations("picks"), key=lambda g: g.kind == "delta")
+    assert (first.state, entering.state, entering.entering) == ("live", "validated", first.slot)
+    activate(world.settings, world.catalogue, first.id, QUIET)
+    assert world.hashes() == before
+    assert world.catalogue.generation(entering.id).entering is None
+    now = world.pointer()
+    assert pointer is not None
+    assert now is not None
+    assert (now.generation, now.lineage, now.passing) == (pointer.generation, (), ())
+
+
+def test_an_interrupted_undo_is_undone_and_done_again(changing: World, client: Client) -> None:
+    world = changing
+    world.publish(client)
+    before = world.hashes()
+    change_tables(world.settings, 7)
+    delta = world.publish(client)
+    after = world.hashes()
+
+    class Stop(NoProgress):
+        def advance(self, n: int = 1) -> None:
+            del n
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rollback(world.settings, world.catalogue, Stop())
+    pointer, rows = world.pointer(), world.answers()
+    assert pointer is not None
+    # The answers name the generation whose list they are, also before the flip.
+    assert (pointer.generation, [p.generation for p in pointer.passing]) == (delta.parent, [delta.id])
+    assert {row[2] for row in rows.values()} == {delta.parent, delta.id}
+    assert world.catalogue.live_generation("picks") == delta
+    assert world.publish(client) == delta
+    assert world.hashes() == after
+    now = world.pointer()
+    assert now is not None
+    assert (now.generation, now.lineage, now.passing) == (delta.id, (delta.parent,), ())
+    rollback(world.settings, world.catalogue, QUIET)
+    assert world.hashes() == before
+    with pytest.raises(GateRejectedError, match="rolled_back"):  # the same inputs in another kind
+        world.publish(client, full=True)
+
+
+def test_where_a_delta_does_not_pay_a_full_generation_is_made(changing: World, client: Client) -> None:
+    world = changing
+    first = world.publish(client)
+    change_tables(world.settings, 1)
+    for scoring in ({"max_deltas": 0}, {"max_changed_users": 0.0}, {"k": 10}):
+        assert world.publish(client, **scoring).kind == "full"
+        activate(world.settings, world.catalogue, first.id, QUIET)

@@ -44,16 +44,18 @@ def test_a_publication_leaves_its_report(world: World, client: Client) -> None:
     page = (world.settings.generations_path / second.id / REPORT).read_text(encoding="utf-8")
     assert all(gate in page for gate in GATES)
     assert f"Compared with {first.id}" in page
+    assert "users with a list" in page
+    assert "live model" in page
     assert "passed its gates" in page
     links = Links(page)
     assert links.fetched == []
-    assert links.tags.count("figure") == 4
+    assert links.tags.count("figure") == 5
     assert "script" not in links.tags
     titles = open_build(world.settings).read_items(["title"])["title"].to_pylist()
     assert any(title in page for title in titles)
     alone = (world.settings.generations_path / first.id / REPORT).read_text(encoding="utf-8")
     assert "there was none to compare with" in alone
-    assert Links(alone).tags.count("figure") == 3
+    assert Links(alone).tags.count("figure") == 4
 
 
 def test_a_title_is_text_and_nothing_else(
