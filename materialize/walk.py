@@ -136,6 +136,7 @@ def train(settings: Settings, cutoff: dt.datetime, progress: Progress) -> ModelB
 
     Boosting does not survive the loss of a worker, so it has a cluster of its own, and a second one if the first fails.
     """
+    from materialize.generation.erase import leave_out_erased
     from materialize.models.registry import Registry
 
     try:
@@ -151,6 +152,7 @@ def train(settings: Settings, cutoff: dt.datetime, progress: Progress) -> ModelB
     registry.register(bundle)
     registry.challenge(bundle.id)
     _report_once(settings, bundle)
+    leave_out_erased(settings, progress)  # of the builds for its label windows
     return bundle
 
 
