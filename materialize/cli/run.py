@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from features.sources import SourceReport
     from materialize.examples import ExampleUsers
     from materialize.model_bundle import ModelBundle
+    from materialize.settings import Settings
     from materialize.walk import WalkResult
     from serving_lookup.client import Recommendations
 
@@ -43,10 +44,7 @@ def walk_and_show(context: CommandContext, cutoff: str, output: Output) -> None:
     if output is Output.TEXT:
         print_table("What was read", read_rows(result.report))
         print_table("What each stage did", stages)
-        print_table(
-            quality_title(result.bundle),
-            walk.quality_rows(result.bundle),
-        )
+        show_quality(settings, result.bundle)
         if result.promotion.gates:
             show_promotion(result.promotion)
         catalogue = walk.open_catalogue(settings)
@@ -94,6 +92,26 @@ def quality_title(bundle: ModelBundle) -> str:
     window = bundle.metrics["window"]
     days = f"{window['start'][:10]} to {window['end'][:10]}"
     return f"Ranking quality on {days}, which training has not seen ({window['users']:,} users)"
+
+
+def show_quality(settings: Settings, bundle: ModelBundle) -> None:
+    """How well a model ranks, what was chosen from the data and why, and where its report is."""
+    from materialize import walk
+    from materialize.training.report import report_path
+    from materialize.training.verdicts import verdicts
+
+    if "window" not in bundle.metrics:  # a model that was trained elsewhere
+        return
+    print_table(f"Model {bundle.id}. {quality_title(bundle)}", walk.quality_rows(bundle))
+    for sentence in verdicts(bundle.metrics):
+        stdout().print(f"  {sentence}", soft_wrap=True)
+    page = report_path(settings, bundle.id)
+    if page.exists():
+        stdout().print(f"\n  The whole report: {page}", soft_wrap=True)
+    stdout().print()
+    choices = [{**choice, "value": str(choice["value"])} for choice in bundle.metrics.get("choices", [])]
+    if choices:
+        print_table("Chosen from the data", choices)
 
 
 def _look_up(context: CommandContext, model: str, examples: ExampleUsers) -> dict[str, Recommendations]:

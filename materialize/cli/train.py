@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from materialize.cli.context import CutoffOption, Output, OutputOption, stdout
+from materialize.cli.context import CutoffOption, Output, OutputOption
 from materialize.cli.models import gate_rows, promotion_row, show_promotion
-from materialize.cli.output import print_json, print_table
+from materialize.cli.output import print_json
 from materialize.cli.progress import RichProgress
-from materialize.cli.run import quality_title
+from materialize.cli.run import show_quality
 
 
 def train(
@@ -26,8 +26,6 @@ def train(
 ) -> None:
     """Train on past label windows, rank the last one beside the baselines, save the bundle: the challenger."""
     from materialize import walk
-    from materialize.training.report import report_path
-    from materialize.training.verdicts import verdicts
 
     settings = context.obj.settings()
     with RichProgress() as progress:
@@ -40,9 +38,6 @@ def train(
             document |= {"model_id": promotion.champion, "trained_model_id": bundle.id, "promotion": decided}
         print_json(document)
     else:
-        print_table(f"Model {bundle.id}. {quality_title(bundle)}", walk.quality_rows(bundle))
-        for sentence in verdicts(bundle.metrics):
-            stdout().print(f"  {sentence}", soft_wrap=True)
-        stdout().print(f"\n  The whole report: {report_path(settings, bundle.id)}", soft_wrap=True)
+        show_quality(settings, bundle)
         if promotion is not None:
             show_promotion(promotion)
