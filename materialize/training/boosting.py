@@ -313,7 +313,7 @@ def _watched(
             with suppress(Empty):
                 number, metric, state = rounds.get(timeout=POLL_SECONDS)
                 report(number, metric, None if state is None else Unfinished(state[0], list(state[1])))
-            lost = set(workers) - set(client.scheduler_info(n_workers=-1)["workers"])
+            lost = set(workers) - set(_registered(client))
             if lost and thread.is_alive():
                 raise RuntimeError(f"{len(lost)} of {len(workers)} workers were lost")
     finally:
@@ -324,9 +324,19 @@ def _watched(
     return result
 
 
+def _registered(client: Client) -> dict[str, Any]:
+    """The scheduler's workers by address, asked anew.
+
+    ``Client.scheduler_info`` may answer with what the client's own timer asked for meanwhile, which is no worker at all.
+    """
+    scheduler: Any = client.scheduler
+    workers: dict[str, Any] = client.sync(scheduler.identity, n_workers=-1)["workers"]
+    return workers
+
+
 def _workers(client: Client) -> list[str]:
     """Addresses in the order of the workers' names, which outlive a restart; addresses do not."""
-    found = client.scheduler_info(n_workers=-1)["workers"]
+    found = _registered(client)
     return sorted(
         found, key=lambda address: json.dumps([str(type(n := found[address]["name"])), str(n).zfill(12)])
     )
