@@ -73,7 +73,8 @@ def encode_table(
     values = {}
     for index, column in enumerate(schema.columns):
         if column.scope == scope:
-            values[index] = column.encode(column_of(table, column.name, str(scope)))
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, as for XGBoost
+                values[index] = column.encode(column_of(table, column.name, str(scope)))
     return codes.encode(rows, values, table.num_rows)
 
 
