@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import pytest
 import xgboost
 
 from features.build import build_features
+from features.schema import USER, FeatureColumn
 from features.sources import open_sources
 from materialize.training.baselines import simple_baselines
 from materialize.training.evaluate import EvaluationTask, evaluate_baseline, evaluate_model
@@ -35,6 +37,10 @@ def task(settings: Settings) -> EvaluationTask:
 @pytest.mark.parametrize("name", ["popularity", "recent_popularity", "own_decayed_frequency"])
 def test_trees_rank_about_as_the_baseline_does(task: EvaluationTask, settings: Settings, name: str) -> None:
     schema = task.build.schema
+    town = FeatureColumn("user_town", USER, ("north", "south"))
+    assert trees_of(
+        name, task, replace(schema, columns=(town, *schema.columns)), settings.features
+    ).num_boosted_rounds()
     baseline = evaluate_baseline(task, simple_baselines(task.history)[name]).served.means()
     booster = trees_of(name, task, schema, settings.features)
     trees = evaluate_model(task, booster, schema)
