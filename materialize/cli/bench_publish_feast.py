@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COLUMNS = 10
+DATABASE = 1
+"""Of Feast's ways: it is emptied between rounds, and what the other contestants overwrite must stay."""
+
 ENGINES = {
     "feast materialize, prescore engine": "materialize.publish.feast_engine.PrescoreEngine",
     "feast materialize, feast's engine": "local",
@@ -84,7 +87,7 @@ def _store(folder: Path, port: int, engine: str, table: pa.Table, fields: Mappin
                 project=PROJECT,
                 provider="local",
                 registry=str(folder / "registry.db"),
-                online_store={"type": "redis", "connection_string": f"127.0.0.1:{port}"},
+                online_store={"type": "redis", "connection_string": f"127.0.0.1:{port},db={DATABASE}"},
                 offline_store={"type": "duckdb"},
                 batch_engine={"type": engine},
                 entity_key_serialization_version=3,
@@ -102,8 +105,9 @@ def _materializing(store: FeatureStore) -> Callable[[], None]:
 
         now = dt.datetime.now(dt.UTC)
         # Feast skips rows that are not newer than what is stored.
-        with redis.Redis.from_url(f"redis://{store.config.online_store.connection_string}") as client:
-            client.flushall()
+        address = store.config.online_store.connection_string.partition(",")[0]
+        with redis.Redis.from_url(f"redis://{address}/{DATABASE}") as client:
+            client.flushdb()
         with _silence():
             store.materialize(now - dt.timedelta(days=1), now)
 
