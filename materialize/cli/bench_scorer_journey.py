@@ -83,13 +83,20 @@ class JourneyWorld:
 
     def users(self, count: int, seed: int = 0) -> Users:
         """At most ``count`` of the households, some of them by seed."""
+        import pyarrow.compute as pc
+
         everybody = self.build.read_users()
-        start = seed * count % max(1, everybody.num_rows - count)
+        some = everybody.slice(seed * count % max(1, everybody.num_rows - count), count)
+
+        def theirs(table: Any) -> Any:
+            return table.filter(pc.is_in(table[USER_ID], some[USER_ID].combine_chunks()))
+
+        groups = self.bundle.schema.groups
         inputs = {
-            "affinity": {group: self.build.read_affinity(group) for group in self.bundle.schema.groups},
-            "pairs": self.build.read_pairs(),
+            "affinity": {group: theirs(self.build.read_affinity(group)) for group in groups},
+            "pairs": theirs(self.build.read_pairs()),
         }
-        return Users(everybody.slice(start, count), inputs)
+        return Users(some, inputs)
 
     def one(self) -> dict[str, Any]:
         """Arguments of ``top_k_one`` for one household, with its affinities and pairs."""
