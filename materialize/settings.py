@@ -79,10 +79,15 @@ class ScoringSettings(Section):
         description="Delta generations in a row, which rescore only what changed, before a full one; 0: none.",
     )
     max_changed_users: float = Field(
-        0.5, ge=0, le=1, description="Largest share of users to be rescored by a delta; beyond it: a full one."
+        0.5,
+        ge=0,
+        le=1,
+        description="Largest share of users to be rescored by a delta; beyond it: a full one.",
     )
     reserve: int = Field(
-        50, ge=0, description="Items beyond k that are kept per user, so that a delta can replace what drops out."
+        50,
+        ge=0,
+        description="Items beyond k that are kept per user, so that a delta can replace what drops out.",
     )
 
 
@@ -174,18 +179,18 @@ class LookupSettings(Section):
         description="How long caches may keep a precomputed list without asking whether it still holds; "
         "0: they always ask.",
     )
-    seen_days: float = Field(
-        0,
-        ge=0,
-        description="How long items that applications report as seen are left out of the user's lists, in days; "
-        "0: reports are refused.",
-    )
     parity_share: float = Field(
         0.001,
         ge=0,
         le=1,
         description="Share of requests whose list is scored again in the background and compared, at most one a second "
         "per worker; 0: none.",
+    )
+    seen_days: float = Field(
+        0,
+        ge=0,
+        description="How long items that applications report as seen are left out of the user's lists, in days; "
+        "0: reports are refused.",
     )
     traces: str = Field(
         "",
