@@ -300,7 +300,9 @@ def _watched(
 
     def run() -> None:
         try:
-            outcome.append(train())
+            # XGBoost and Dask wait in the loop of the current client: the process's newest one, unless told.
+            with client.as_current():
+                outcome.append(train())
         except BaseException as error:  # noqa: BLE001  # raised again below, in the caller's thread
             outcome.append(error)
 

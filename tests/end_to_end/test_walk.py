@@ -163,7 +163,7 @@ def test_older_features_never_replace_newer_ones(published: Published) -> None:
         (["generations", "activate", "nothing"], 2, ["nothing"]),
         (["sql", "drop table recommendations"], 2, ["only reading is allowed", "DROP"]),
         (["sql", "select * from nowhere"], 2, ["nowhere"]),
-        (["score", "--model", "0123456789abcdef"], 2, ["no model bundle"]),
+        (["score", "--model", "0123456789abcdef"], 2, ["no model", "prescore models list"]),
         (["score", "--override", "luck", "--reason", "x"], 2, ["luck"]),
         (["--settings", "nowhere.toml", "status"], 2, ["nowhere.toml", "prescore init"]),
     ],

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import xgboost
-from distributed import Client
+from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,6 +99,11 @@ def test_fewer_rows_than_workers(client: Client) -> None:
         np.zeros(1, np.int64),
     )
     assert boost(client, rows, SCHEMA, TrainingSettings(), rounds=2).rounds == 2
+
+
+def test_a_newer_client_of_the_same_process_does_not_matter(client: Client) -> None:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as newer, Client(newer):
+        assert boost(client, some_rows(), SCHEMA, TrainingSettings(), rounds=2).rounds == 2
 
 
 def test_a_failure_on_the_cluster_is_explained(client: Client) -> None:

@@ -37,7 +37,9 @@ class Stages:
 
 def test_the_bundle_says_what_was_measured(bundle: ModelBundle) -> None:
     metrics = bundle.metrics
-    assert list(metrics["methods"]) == ["model", "popularity", "recent_popularity", "own_decayed_frequency"]
+    # A shop as small as this one may be served best by a baseline, which then stands in for the forest.
+    methods = [name for name in metrics["methods"] if name != "forest"]
+    assert methods == ["model", "popularity", "recent_popularity", "own_decayed_frequency"]
     for method in metrics["methods"].values():
         for measured in (method, method["new_items"]):
             for name in ("ndcg@10", "recall@10", "recall@50", "hit_rate@10"):
