@@ -38,7 +38,7 @@ def test_the_page_stands_alone_and_holds_every_method(bundle: ModelBundle) -> No
     page = Page()
     page.feed(text)
     assert page.fetched == []
-    assert text.count("<svg") == 7
+    assert text.count("<svg") == 7 - ("forest" in bundle.metrics["methods"])  # a stand-in is not calibrated
     for name, method in bundle.metrics["methods"].items():
         assert f"{method['ndcg@10']:.4f}" in text
         assert re.search(rf">{name}</td>", text)
@@ -48,7 +48,7 @@ def test_the_page_stands_alone_and_holds_every_method(bundle: ModelBundle) -> No
 def test_a_model_trained_elsewhere_has_no_plots_of_its_training(bundle: ModelBundle) -> None:
     metrics = {name: value for name, value in bundle.metrics.items() if name != "training"}
     text = render_report(metrics, bundle.id)
-    assert text.count("<svg") == 4
+    assert text.count("<svg") == 4 - ("forest" in metrics["methods"])
     assert "How it was trained" not in text
 
 

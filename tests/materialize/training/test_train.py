@@ -51,7 +51,8 @@ def test_the_bundle_says_what_was_measured(bundle: ModelBundle) -> None:
     assert metrics["methods"]["model"]["ndcg@10"] > 1.2 * metrics["methods"]["popularity"]["ndcg@10"]
     assert metrics["exclude_seen"]["value"] is bundle.exclude_seen is False
     assert metrics["window"]["end"] == CUTOFF.isoformat()
-    assert metrics["training"]["rounds"] == bundle.booster().num_boosted_rounds()
+    if "forest" not in metrics["methods"]:
+        assert metrics["training"]["rounds"] == bundle.booster().num_boosted_rounds()
     assert len(bundle.lineage.feature_builds) == 3
     assert max(bundle.lineage.feature_builds) == "20240603T000000Z"
 
