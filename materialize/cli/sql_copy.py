@@ -16,9 +16,9 @@ def sql_copy(
     generation: Annotated[str, typer.Argument(help="Id of a generation, or 'live'.")] = "live",
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Copy a generation into the PostgreSQL database of [sql_copy]; its view 'recommendations' moves in one step.
+    """Copy a generation into the PostgreSQL database that the settings name; its view 'recommendations' moves in one step.
 
-    With [sql_copy] url set, each publication does this by itself.
+    With the setting sql_copy.url, each publication does this by itself.
     """
     from materialize import walk
 
