@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from features.errors import StorageError
 from materialize.generation.artifact import generation_folder
@@ -19,9 +15,10 @@ from materialize.generation.compared_lists import ComparedLists
 from materialize.generation.measures import list_samples
 from materialize.generation.offline_metrics import read_offline_metrics
 from materialize.generation.report_page import TEMPLATE
+from materialize.svg_figure import svg_figure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -88,11 +85,11 @@ def write_report(
             gone=sum(block.gone for block in catalogue.blocks(generation.id)),
             gates=catalogue.gate_results(generation.id),
             top_items=_top_items(samples, build),
-            scores=_figure(lambda axes: _plot_scores(axes, samples)),
-            churn=_figure(lambda axes: _plot_churn(axes, samples.churn)) if len(samples.churn) else "",
-            coverage=_figure(lambda axes: _plot_coverage(axes, coverage)),
-            popularity=_figure(lambda axes: _plot_concentration(axes, samples.places)),
-            quality=_figure(lambda axes: _plot_quality(axes, quality)) if quality else "",
+            scores=svg_figure(lambda axes: _plot_scores(axes, samples)),
+            churn=svg_figure(lambda axes: _plot_churn(axes, samples.churn)) if len(samples.churn) else "",
+            coverage=svg_figure(lambda axes: _plot_coverage(axes, coverage)),
+            popularity=svg_figure(lambda axes: _plot_concentration(axes, samples.places)),
+            quality=svg_figure(lambda axes: _plot_quality(axes, quality)) if quality else "",
         )
     )
     path = report_path(settings, generation.id)
@@ -131,22 +128,6 @@ def _top_items(samples: ListSamples, build: FeatureBuild) -> list[TopItem]:
     table = build.read_items(["item_id", "title"])
     titles = dict(zip(table["item_id"].to_pylist(), table["title"].to_pylist(), strict=True))
     return [TopItem(item, titles.get(item) or "", share) for item, share in samples.top_items]
-
-
-def _figure(draw: Callable[[Axes], None]) -> Markup:
-    """A plot as inline SVG; without date and random ids, so that the same report is the same bytes."""
-    figure = Figure(figsize=(6, 2.8))
-    figure.subplots_adjust(
-        left=0.26, right=0.98, top=0.96, bottom=0.2
-    )  # a third of the time of a layout engine
-    axes = figure.subplots()
-    draw(axes)
-    axes.spines[["top", "right"]].set_visible(False)
-    text = io.StringIO()
-    with rc_context({"svg.hashsalt": "prescore"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return Markup(svg[svg.index("<svg") :])  # noqa: S704 - matplotlib escapes what it draws
 
 
 def _plot_scores(axes: Axes, samples: ListSamples) -> None:

@@ -22,7 +22,7 @@ from materialize.publish.live_pointer import LivePointer, pointer_key
 from materialize.publish.scored_tables import ScoredTables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from distributed import Client
@@ -189,6 +189,23 @@ class World:
             },
             "gates": self.catalogue.gate_results(live.id),
         }
+
+
+class AtFirstBlock(NoProgress):
+    """Does something once the first block is done."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action: Callable[[], object] | None = action
+        self._stage = ""
+
+    def start(self, stage: str, total: int | None = None) -> None:
+        super().start(stage, total)
+        self._stage = stage
+
+    def advance(self, n: int = 1) -> None:
+        if n and self._stage.startswith("score") and self._action:
+            action, self._action = self._action, None
+            action()
 
 
 class Saved:

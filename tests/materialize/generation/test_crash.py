@@ -11,9 +11,8 @@ from distributed import Client, LocalCluster
 
 from features.errors import StoreError
 from materialize.generation.flip import finish_interrupted_flip
-from materialize.progress import NoProgress
 from tests.materialize.generation.publisher import numbered
-from tests.materialize.generation.shop_models import Saved
+from tests.materialize.generation.shop_models import AtFirstBlock, Saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,23 +82,6 @@ def test_any_command_finishes_a_flip(
     assert pointer is not None
     assert pointer.generation == second
     assert finish_interrupted_flip(world.settings, world.catalogue) is None
-
-
-class AtFirstBlock(NoProgress):
-    """Does something once the first block is done."""
-
-    def __init__(self, action: Callable[[], object]) -> None:
-        self._action: Callable[[], object] | None = action
-        self._stage = ""
-
-    def start(self, stage: str, total: int | None = None) -> None:
-        super().start(stage, total)
-        self._stage = stage
-
-    def advance(self, n: int = 1) -> None:
-        if n and self._stage.startswith("score") and self._action:
-            action, self._action = self._action, None
-            action()
 
 
 def test_a_killed_worker_costs_only_its_blocks(world: World, client: Client) -> None:

@@ -20,7 +20,7 @@ from features.errors import StorageError, StoreError
 from materialize.progress import NoProgress
 from materialize.publish.scored_tables import ScoredTables
 from materialize.publish.sql import read
-from tests.materialize.generation.shop_models import World
+from tests.materialize.generation.shop_models import AtFirstBlock, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,23 +31,6 @@ if TYPE_CHECKING:
     from materialize.settings import Settings
 
 pytestmark = pytest.mark.timeout(300)
-
-
-class AtFirstBlock(NoProgress):
-    """Does something once the first block is done."""
-
-    def __init__(self, action: Callable[[], object]) -> None:
-        self._action: Callable[[], object] | None = action
-        self._stage = ""
-
-    def start(self, stage: str, total: int | None = None) -> None:
-        super().start(stage, total)
-        self._stage = stage
-
-    def advance(self, n: int = 1) -> None:
-        if n and self._stage.startswith("score") and self._action:
-            action, self._action = self._action, None
-            action()
 
 
 class Proxy:
