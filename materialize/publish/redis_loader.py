@@ -89,7 +89,6 @@ class RedisLoader:
         """
         self._project, self._timeout = project, timeout
         self._routes = Routes(url, connections, timeout)
-        self._routes.allow_long_listpacks()
 
     def __enter__(self) -> Self:
         return self

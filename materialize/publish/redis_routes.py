@@ -63,9 +63,14 @@ class Routes:
         self._client = open_store(url, timeout)
         self.cluster = isinstance(self._client, RedisCluster)
         self.follows = self.cluster or isinstance(self._pool_of(None), SentinelConnectionPool)
-        with explained(url):
-            for node in self._nodes():
-                self._sockets(node)
+        try:
+            with explained(url):
+                for node in self._nodes():
+                    self._sockets(node)
+                self._allow_long_listpacks()
+        except StoreError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close everything."""
@@ -125,7 +130,7 @@ class Routes:
             self._open[key] = [connection]
         return _socket(self._open[key][0])
 
-    def allow_long_listpacks(self) -> None:
+    def _allow_long_listpacks(self) -> None:
         """Ask every server to keep hashes with long values compact; one that forbids it is left as it is."""
         for node in self._nodes():
             client = self._client_of(node)

@@ -6,6 +6,7 @@ import contextlib
 import random
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -107,10 +108,14 @@ def client(store_url: str) -> Iterator[Any]:
 
 
 class Proxy:
-    """A loopback proxy in front of a server: ends TLS, and can stop passing bytes on without closing anything."""
+    """A loopback proxy in front of a server: ends TLS, and can stop passing bytes on without closing anything.
+
+    Attributes:
+        welcome: Connections it still lets through; further ones are closed as they come.
+    """
 
     def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
-        self.target, self.tls = target, tls
+        self.target, self.tls, self.welcome = target, tls, sys.maxsize
         self.flowing = threading.Event()
         self.flowing.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -129,6 +134,10 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
+                self.welcome -= 1
+                if self.welcome < 0:
+                    near.close()
+                    continue
                 threading.Thread(target=self._serve, args=(near,), daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:

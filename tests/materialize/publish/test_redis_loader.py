@@ -192,6 +192,13 @@ def test_a_stalled_network_is_noticed(proxied: Proxy) -> None:
         assert loader.load("m_a", slot([1]), NOW).rows_accepted == 1
 
 
+@pytest.mark.parametrize("welcome", range(3))
+def test_a_server_that_goes_away_while_we_connect(proxied: Proxy, welcome: int) -> None:
+    proxied.welcome = welcome
+    with pytest.raises(StoreError, match=rf"127\.0\.0\.1:{proxied.port}"):
+        RedisLoader(f"redis://127.0.0.1:{proxied.port}", "shop", connections=2)
+
+
 def test_a_broken_connection_is_an_error_and_the_next_load_works(client: Any, store_url: str) -> None:
     with RedisLoader(store_url, "shop") as loader:
         client.client_kill_filter(_type="normal", skipme=True)
