@@ -37,7 +37,7 @@ airflow: .venv/installed  ## start Airflow with the DAGs in place and print its 
 	@$(BIN)/python infra/airflow_standalone.py
 
 lock: .venv/installed  ## resolve requirements.lock anew (needs uv)
-	uv pip compile pyproject.toml --extra materialize --extra airflow --extra demo --extra trees --extra tracing --extra dev \
+	uv pip compile pyproject.toml --extra materialize --extra airflow --extra demo --extra trees --extra tracing --extra tune --extra dev \
 	  --generate-hashes --universal --python-version 3.11 --no-strip-extras \
 	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header --output-file requirements.lock
 
