@@ -18,6 +18,13 @@ MODEL_ID = Param(
     description="Id of a model bundle. Empty: the one of the asset that started the run, or else the newest.",
 )
 
+FULL = Param(
+    False,
+    type="boolean",
+    title="Score everything anew",
+    description="Also where little has changed since the live generation.",
+)
+
 
 @dag(
     dag_id="prescore_materialize",
@@ -26,13 +33,18 @@ MODEL_ID = Param(
     is_paused_upon_creation=False,
     max_active_runs=1,
     default_args=RETRIES,
-    params={"cutoff": CUTOFF, "model_id": MODEL_ID},
+    params={"cutoff": CUTOFF, "model_id": MODEL_ID, "full": FULL},
     tags=["prescore"],
     doc_md=__doc__,
 )
 def prescore_materialize() -> None:
     """Asset ``prescore_generation`` is renewed when a generation is live."""
-    CutoffOperator(task_id="score", arguments=["score"], result="generation", outlets=[GENERATION])
+    CutoffOperator(
+        task_id="score",
+        arguments=["score", "{{ '--full' if params.full else '' }}"],
+        result="generation",
+        outlets=[GENERATION],
+    )
 
 
 prescore_materialize()

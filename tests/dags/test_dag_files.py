@@ -60,7 +60,7 @@ def test_parses_fast_and_without_errors(drive: Callable[..., Any]) -> None:
     assert dags["prescore_train"]["outlets"] == ["prescore_model"]
     assert dags["prescore_materialize"]["outlets"] == ["prescore_generation"]
     assert dags["prescore_train"]["params"] == ["cutoff", "retrain_after_days"]
-    assert dags["prescore_materialize"]["params"] == ["cutoff", "model_id"]
+    assert dags["prescore_materialize"]["params"] == ["cutoff", "full", "model_id"]
 
 
 @pytest.mark.parametrize("path", DAGS, ids=lambda path: path.name)

@@ -27,7 +27,7 @@ def test_features_to_model_to_generation(drive: Callable[..., Any], shop: Path) 
         ["prescore_train", AS_TYPED, "2024-07-01T06:00:00Z"],
         ["prescore_train", AS_TYPED, "2024-07-01T07:00:00Z"],
         ["prescore_materialize", AS_TYPED, "2024-07-01T08:00:00Z"],
-        ["prescore_materialize", AS_TYPED | {"model_id": "none"}, "2024-07-01T09:00:00Z"],
+        ["prescore_materialize", AS_TYPED | {"model_id": "none", "full": True}, "2024-07-01T09:00:00Z"],
         PRESCORE_SETTINGS=str(shop),
     )
     features, trained, kept, scored, failed = report["runs"]
@@ -39,6 +39,10 @@ def test_features_to_model_to_generation(drive: Callable[..., Any], shop: Path) 
     assert log.count("train --promote --cutoff") == 1, "a young model is kept without training"
     generation = scored["tasks"]["score"]["id"]
     assert failed["tasks"]["score"] == {"state": "failed", "id": None}
+    commands = [
+        line.partition(" score ")[2] for line in log.splitlines() if "Running: " in line and " score " in line
+    ]
+    assert [command.startswith("--full ") for command in commands] == [False, True]
     assert report["events"] == [
         {"asset": "prescore_features", "cutoff": CUTOFF},
         {"asset": "prescore_model", "cutoff": CUTOFF, "trained": CUTOFF, "model_id": model},
