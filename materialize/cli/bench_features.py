@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import resource
+import multiprocessing
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from features.errors import PrescoreError
 from materialize.cli.context import Output, OutputOption, stderr
 from materialize.cli.output import emit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.connection import Connection
 
 CUTOFF = dt.datetime(2024, 7, 1, tzinfo=dt.UTC)
 DAYS = 365
 CATEGORIES = 200
+WATCH_SECONDS = 0.1
 
 # A log of a shop: few items sell often, users differ in how much they buy, and most of what they buy they buy again.
 # Every row is a function of its number, so that the same size is the same log everywhere.
@@ -42,43 +46,83 @@ def bench_features(
 ) -> Iterator[dict[str, Any]]:
     """Build all standard features at a quarter, a half, and all of the events; users grow with them.
 
+    Each size is built by a process of its own, so that its memory is not that of the size before.
+
     Args:
         events: At full size; a year of them.
         users: At full size.
         items: At every size, in 200 categories.
         memory: DuckDB's limit, ``[features] memory_limit``.
-        folder: Where tables, builds and what spills go.
+        folder: Where tables, builds and what spills go; of a size that is done only the build stays.
 
     Yields:
-        One row per size: seconds to read and check the tables, and to build; events per second of both together; peak
-        memory of this process in GiB so far; rows of the pair features.
+        One row per size: seconds to read and check the tables, and to build; events per second of both together;
+        most memory of the process and its children, in GiB; most that had spilled to disk at once, in GiB; rows of the
+        pair features.
     """
     for part in (4, 2, 1):
-        yield _run(events // part, users // part, items, memory, folder / f"part_{part}")
+        place = folder / f"part_{part}"
+        file = _write(events // part, users // part, items, memory, place)
+        row = {"events": events // part, "items": items} | _measured(file, place)
+        (place / "events.parquet").unlink()
+        yield row | {"events/s": round(row["events"] / (row["seconds to read"] + row["seconds to build"]))}
 
 
-def _run(events: int, users: int, items: int, memory: str, folder: Path) -> dict[str, Any]:
+def _measured(file: Path, folder: Path) -> dict[str, Any]:
+    """Build in another process, and watch it."""
+    import psutil  # type: ignore[import-untyped]  # it has no stubs
+
+    peak = spilled = 0
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("spawn").Process(target=_build, args=(file, sender))
+    child.start()
+    sender.close()  # the child has the other copy: when it ends, so does what can be received
+    family = psutil.Process(child.pid)
+    while not receiver.poll(WATCH_SECONDS):
+        with suppress(psutil.NoSuchProcess):
+            peak = max(peak, sum(p.memory_info().rss for p in (family, *family.children(recursive=True))))
+        spilled = max(spilled, _bytes_of(folder.rglob("spill/*")))
+    row: dict[str, Any] | PrescoreError = receiver.recv()
+    child.join()
+    if isinstance(row, PrescoreError):
+        raise row
+    return row | {"peak GiB": round(peak / 2**30, 2), "spilled GiB": round(spilled / 2**30, 2)}
+
+
+def _bytes_of(files: Iterator[Path]) -> int:
+    """Bytes that files take on disk; one that vanishes meanwhile takes none."""
+    total = 0
+    with suppress(FileNotFoundError):  # a folder that vanishes while it is listed
+        for file in files:
+            with suppress(FileNotFoundError):
+                total += file.stat().st_blocks * 512
+    return total
+
+
+def _build(file: Path, answer: Connection) -> None:
+    """Send what a build took, or why it failed."""
     from features.build import build_features
     from features.sources import open_sources
     from materialize.settings import load_settings
 
-    settings = load_settings(_write(events, users, items, memory, folder))
+    settings = load_settings(file)
     started = time.monotonic()
-    with open_sources(settings, scratch=settings.features_path / ".scratch") as sources:
-        read = time.monotonic()
-        build = build_features(settings, CUTOFF, settings.features_path, sources=sources)
+    try:
+        with open_sources(settings, scratch=settings.features_path / ".scratch") as sources:
+            read = time.monotonic()
+            build = build_features(settings, CUTOFF, settings.features_path, sources=sources)
+    except PrescoreError as error:
+        answer.send(error)
+        return
     done = time.monotonic()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {
-        "events": events,
-        "users": build.rows("user.parquet"),
-        "items": items,
-        "seconds to read": round(read - started, 1),
-        "seconds to build": round(done - read, 1),
-        "events/s": round(events / (done - started)),
-        "peak GiB": round(peak, 2),
-        "pair rows": build.rows("pair.parquet"),
-    }
+    answer.send(
+        {
+            "users": build.rows("user.parquet"),
+            "seconds to read": round(read - started, 1),
+            "seconds to build": round(done - read, 1),
+            "pair rows": build.rows("pair.parquet"),
+        }
+    )
 
 
 def _write(events: int, users: int, items: int, memory: str, folder: Path) -> Path:
@@ -124,14 +168,15 @@ def register(app: typer.Typer) -> None:
         ] = None,
         output: OutputOption = Output.TEXT,
     ) -> None:
-        """Features of one cut-off from a generated log: seconds, events per second, peak memory, at three sizes."""
+        """Features of one cut-off from a generated log: seconds, events per second, peak memory, spilling, at three sizes."""
         rows = []
         with tempfile.TemporaryDirectory(prefix="prescore-bench-") as temporary:
             for row in bench_features(
                 events=events, users=users, items=items, memory=memory, folder=folder or Path(temporary)
             ):
                 stderr().print(
-                    f"  {row['events']:,} events: {row['events/s']:,} events/s, {row['peak GiB']} GiB"
+                    f"  {row['events']:,} events: {row['events/s']:,} events/s, {row['peak GiB']} GiB, "
+                    f"{row['spilled GiB']} GiB spilled"
                 )
                 rows.append(row)
         if json_file is not None:
