@@ -19,6 +19,9 @@ class Progress(Protocol):
     def advance(self, n: int = 1) -> None:
         """``n`` steps of the current stage are done."""
 
+    def note(self, text: str) -> None:
+        """What the last step of the current stage has measured, in a few words."""
+
     def finish(self, stage: str, rows: int, seconds: float) -> None:
         """A stage has ended; it produced ``rows`` rows in ``seconds`` of wall time."""
 
@@ -30,6 +33,9 @@ class NoProgress:
         """Nothing to do."""
 
     def advance(self, n: int = 1) -> None:
+        """Nothing to do."""
+
+    def note(self, text: str) -> None:
         """Nothing to do."""
 
     def finish(self, stage: str, rows: int, seconds: float) -> None:
@@ -47,6 +53,10 @@ class Stage:
         """``steps`` more steps are done and produced ``rows`` more rows."""
         self.rows += rows
         self._progress.advance(steps)
+
+    def note(self, text: str) -> None:
+        """What the last step has measured, in a few words."""
+        self._progress.note(text)
 
 
 @contextmanager

@@ -58,11 +58,13 @@ class RichProgress:
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         )
         self._open: list[TaskID] = []  # stages may nest: the innermost advances
+        self._note = ""
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -74,12 +76,18 @@ class RichProgress:
     def start(self, stage: str, total: int | None = None) -> None:
         """A stage begins; ``total`` steps are expected, None if nobody knows."""
         interrupt.check()
-        self._open.append(self._bars.add_task(stage, total=total))
+        self._open.append(self._bars.add_task(stage, total=total, note=""))
+        self._note = ""
 
     def advance(self, n: int = 1) -> None:
         """``n`` steps of the current stage are done."""
         interrupt.check()
         self._bars.advance(self._open[-1], n)
+
+    def note(self, text: str) -> None:
+        """What the last step has measured: beside the bar, and in the line of a stage that ends with it."""
+        self._note = text
+        self._bars.update(self._open[-1], note=text)
 
     def finish(self, stage: str, rows: int, seconds: float) -> None:
         """A stage has ended."""
@@ -88,4 +96,6 @@ class RichProgress:
         self.stages.append(result)
         cells = result.row()
         count = f"{rows:>12,}" if rows else " " * 12
-        self._console.print(f"[green]✓[/green] {stage:<44} {count} {seconds:>8.1f} s  {cells['rate'] or ''}")
+        said = "  ".join(str(text) for text in (cells["rate"], self._note) if text)
+        self._console.print(f"[green]✓[/green] {stage:<44} {count} {seconds:>8.1f} s  {said}")
+        self._note = ""

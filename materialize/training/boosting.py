@@ -136,7 +136,7 @@ def boost(
     ranking = settings.objective.startswith("rank:")
     parameters = {
         "objective": settings.objective,
-        "eval_metric": "ndcg@10" if ranking else "logloss",
+        "eval_metric": metric_name(settings),
         "max_depth": settings.depth,
         "eta": settings.eta,
         "max_delta_step": 0 if ranking else 1,
@@ -197,6 +197,11 @@ def boost(
     booster: xgboost.Booster = result["booster"]
     curve = [*start, *(float(v) for v in next(iter(next(iter(result["history"].values())).values())))]
     return stopping.boosted(booster, curve)
+
+
+def metric_name(settings: TrainingSettings) -> str:
+    """What each round is measured by, as XGBoost calls it."""
+    return "ndcg@10" if settings.objective.startswith("rank:") else "logloss"
 
 
 def _least_in_leaf(rows: TrainingRows) -> float:

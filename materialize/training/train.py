@@ -20,7 +20,7 @@ from features.schema import EVENT_TIMESTAMP
 from features.sources import Sources, open_sources
 from features.training_set import training_matrix
 from materialize.model_bundle import Lineage, ModelBundle
-from materialize.progress import NoProgress, Progress, stage
+from materialize.progress import NoProgress, Progress, Stage, stage
 from materialize.training.baselines import simple_baselines
 from materialize.training.boosting import (
     Boosted,
@@ -28,6 +28,7 @@ from materialize.training.boosting import (
     boost,
     cluster_shape,
     gain_by_feature,
+    metric_name,
     model_bytes,
 )
 from materialize.training.checkpoint import Checkpoint
@@ -48,8 +49,6 @@ from materialize.training.stand_in import stand_in_for
 from materialize.training.window_labels import WindowLabels, read_labels, sample_window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from distributed import Client
 
     from features.feature_build import FeatureBuild
@@ -116,7 +115,7 @@ def train_model(
         Checkpoint.of(settings.models_path, _inputs(settings, lineage), p) for p in ("find", "final")
     ]
     with stage(progress, "train on the cluster", total=2 * settings.training.trees) as running:
-        first, final = _boost(settings, client, rows, newest, schema, checkpoints, running.advance)
+        first, final = _boost(settings, client, rows, newest, schema, checkpoints, running)
         running.rows = len(rows)
     with stage(progress, "evaluate beside baselines") as running:
         methods = {
@@ -251,7 +250,7 @@ def _boost(
     newest: int,
     schema: FeatureSchema,
     checkpoints: list[Checkpoint],
-    advance: Callable[[], None],
+    running: Stage,
 ) -> tuple[Boosted, Boosted]:
     """Find the number of rounds on the newest window, the last ``newest`` rows; then train on all rows with it."""
     if 0 < newest < len(rows):
@@ -262,11 +261,13 @@ def _boost(
     usable = min(len(np.unique(older.labels)), len(np.unique(held_out.labels))) == 2
     trees = settings.training.trees
 
+    own, (find, keep) = settings.training, checkpoints
+
     def each(number: int, metric: float) -> None:
-        advance()
+        running.advance()
+        running.note(f"round {number + 1}: {metric_name(own)} {metric:.5f}")
         log.info("round", number=number, metric=metric)
 
-    own, (find, keep) = settings.training, checkpoints
     if not usable:
         final = boost(client, rows, schema, own, rounds=trees, on_round=each, checkpoint=keep)
         return final, final

@@ -20,6 +20,7 @@ import feast
 import pyiceberg.catalog.sql
 from pydantic import SecretStr
 
+from materialize.progress import NoProgress
 from materialize.settings import load_settings
 from tests.materialize.generation.shop_models import World
 
@@ -31,7 +32,7 @@ LOADED = (distributed, feast, pyiceberg.catalog.sql)
 """Imported once, before the forks: that is most of what a short run costs."""
 
 
-class DeadlySteps:
+class DeadlySteps(NoProgress):
     """Writes every step to a file, and dies at one of them."""
 
     def __init__(self, file: Path, kill_at: int | str | None) -> None:

@@ -16,6 +16,7 @@ from features.schema import PAIR
 from features.sources import open_sources
 from features.training_set import training_matrix
 from materialize.model_bundle import ModelBundle
+from materialize.progress import NoProgress
 from materialize.settings import Settings
 from materialize.training.evaluate import EvaluationTask, evaluate_model
 from materialize.training.label_windows import LabelWindow
@@ -25,12 +26,14 @@ from tests.materialize.training.small_tables import CUTOFF, films, grocery, writ
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
 
 
-class Stages:
+class Stages(NoProgress):
     def __init__(self) -> None:
         self.finished: list[str] = []
+        self.notes: list[str] = []
 
-    def start(self, stage: str, total: int | None = None) -> None: ...
-    def advance(self, n: int = 1) -> None: ...
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
     def finish(self, stage: str, rows: int, seconds: float) -> None:  # noqa: ARG002  # the protocol's names
         self.finished.append(stage)
 
@@ -66,6 +69,11 @@ def test_training_again_finds_the_bundle_and_training_anew_gives_its_id(
     (bundle.path / "model.ubj").write_bytes(b"damaged")
     again = train_model(settings, CUTOFF, client, stages)
     assert (again.id, again.metrics) == (bundle.id, bundle.metrics)
+    rounds, curve = len(stages.notes), bundle.metrics["training"]["curve"]
+    assert stages.notes[: len(curve)] == [
+        f"round {n}: logloss {metric:.5f}" for n, metric in enumerate(curve, 1)
+    ]
+    assert rounds == len(curve) + bundle.metrics["training"]["rounds"]
     assert stages.finished[1:] == [
         "build features of past windows",
         "label the windows",
