@@ -130,7 +130,10 @@ def _code_hash() -> str:
     digest = hashlib.sha256()
     for file in [
         *sorted((here / "definitions").glob("*.py")),
-        *(here / f for f in ("build_tables.py", "custom.py", "encoding.py", "parquet_writer.py")),
+        *(
+            here / f
+            for f in ("build_tables.py", "custom.py", "encoding.py", "parquet_writer.py", "passes.py")
+        ),
     ]:
         digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from features.encoding import Encoded, encode
 from features.errors import SourceError
 from features.feature_build import ITEMS, PAIRS, USERS, affinity_file
 from features.parquet_writer import ROWS_PER_GROUP, write_parquet
+from features.passes import create_in_passes
 from features.schema import (
     EVENT_TIMESTAMP,
     ITEM,
@@ -111,15 +113,16 @@ def _history(sources: Sources, settings: SourceSections, coded: Encoded, cutoff:
         )
     units = value_units(largest)
     windows, half_lives = tuple(sorted(set(own.windows_days))), tuple(sorted(set(own.half_lives_days)))
-    totals = pair_totals(
-        coded.events,
+    totals = partial(
+        pair_totals,
         windows=windows,
         half_lives=half_lives,
         pair_days=own.pair_history_days,
         candidate_days=settings.candidates.window_days,
         value_units=units,
     )
-    pairs = sources.connection.create_table("pair_totals", totals, overwrite=True)
+    rows = sources.report.rows_kept["events"]
+    pairs = create_in_passes(sources.connection, "pair_totals", coded.events, "user_no", rows, totals)
     return History(pairs, coded.items, windows, half_lives, units)
 
 
@@ -189,23 +192,29 @@ class _Tables:
 
     def _neighbours(self, asked: int) -> ir.Table:
         """Materialize the candidates that a user had and the nearest others: ``user_no, item_no, knn, ease``."""
-        pairs, counts = self.history.pairs, candidate_events(self.history)
-        had = pairs.filter(pairs.events_history > 0).select("user_no", "item_no").to_pyarrow()
-        least = self.settings.candidates.min_events
-        offered = counts.filter(counts.events >= least).select("item_no").to_pyarrow()["item_no"].to_numpy()
-        batches = neighbour_scores(
-            had["user_no"].to_numpy(),
-            had["item_no"].to_numpy(),
-            np.sort(offered),
-            n_users=len(self.coded.user_ids),
-            n_items=len(self.coded.item_ids),
-            per_user=neighbours_per_user(asked, len(had["user_no"].unique())),
+        connection, pairs, counts = (
+            self.sources.connection,
+            self.history.pairs,
+            candidate_events(self.history),
         )
-        connection = self.sources.connection
         empty = pa.schema(
             [("user_no", pa.int32()), ("item_no", pa.int32()), ("knn", pa.float32()), ("ease", pa.float32())]
         ).empty_table()
         made = connection.create_table("neighbours", empty, overwrite=True)
+        history = pairs.filter(pairs.events_history > 0)
+        per_user = neighbours_per_user(asked, history.user_no.nunique().to_pyarrow().as_py())
+        if not per_user:  # then as many pairs as there are stay in DuckDB
+            return made
+        offered = counts.filter(counts.events >= self.settings.candidates.min_events).select("item_no")
+        had = history.semi_join(offered, "item_no").select("user_no", "item_no").to_pyarrow()
+        batches = neighbour_scores(
+            had["user_no"].to_numpy(),
+            had["item_no"].to_numpy(),
+            np.sort(offered.to_pyarrow()["item_no"].to_numpy()),
+            n_users=len(self.coded.user_ids),
+            n_items=len(self.coded.item_ids),
+            per_user=per_user,
+        )
         for batch in batches:
             connection.con.register("neighbour_batch", pa.Table.from_batches([batch]))
             connection.con.execute("INSERT INTO neighbours SELECT * FROM neighbour_batch")

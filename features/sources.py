@@ -19,6 +19,7 @@ import structlog
 from features import columns
 from features.entity_tables import EntityTable, read_entities
 from features.errors import SettingsError, SourceError, StorageError
+from features.passes import create_in_passes
 from features.scratch import scratch_folder
 from features.table_files import explain, open_table
 
@@ -180,11 +181,13 @@ def read_sources(connection: Backend, settings: SourceSections, *, now: datetime
             report.rows_read[role] = report.rows_kept[role] = entities.rows
     good = _leave_out_bad_rows(parsed, settings.events, report, now)
     known = _leave_out_unknown(good, settings.events, users, items, report)
-    events = connection.create_table(
-        "events", known.distinct() if settings.events.duplicates == "drop" else known
-    )
+    rows = known.count().to_pyarrow().as_py()
+    if settings.events.duplicates == "drop":
+        events = create_in_passes(connection, "events", known, "user_id", rows, lambda some: some.distinct())
+    else:
+        events = connection.create_table("events", known)
     kept = report.rows_kept["events"] = events.count().to_pyarrow().as_py()
-    report.drop("events", "repeated", known.count().to_pyarrow().as_py() - kept)
+    report.drop("events", "repeated", rows - kept)
     connection.drop_table("parsed_events")
     first, last = _check_size(events, settings, report)
     return Sources(

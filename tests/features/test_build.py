@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from features import passes
 from features.build import build_features
 from features.errors import NotFoundError, SourceError, StorageError
 from features.feature_build import FeatureBuild, HashRange, block_range, list_builds
@@ -72,12 +73,13 @@ def test_the_files_keep_the_contract(tables: ThreeTables, tmp_path: Path) -> Non
     assert FeatureSchema.from_json(build.schema.to_json()) == build.schema
 
 
-def test_same_input_same_bytes_whatever_the_order_files_and_threads(
-    tables: ThreeTables, tmp_path: Path
+def test_same_input_same_bytes_whatever_the_order_files_threads_and_passes(
+    tables: ThreeTables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = build_features(tables.write().settings, CUTOFF, tmp_path / "one")
     shuffled = pa.table(tables.events).take(pa.array(list(range(599, -1, -1))))
     tables.events = {name: shuffled[name].combine_chunks() for name in shuffled.column_names}
+    monkeypatch.setattr(passes, "ROWS_PER_PASS", 250)
     second = build_features(tables.write().settings, CUTOFF, tmp_path / "two")
     assert first.fingerprint == second.fingerprint
     assert hashes(first) == hashes(second)
