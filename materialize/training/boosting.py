@@ -7,12 +7,8 @@ nothing in it is drawn, and trees are added to the margins in their order.
 
 from __future__ import annotations
 
-import json
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -25,7 +21,8 @@ from xgboost import dask as dask_xgboost
 
 from features.errors import RetryableError
 from materialize.cluster import device
-from materialize.training.checkpoint import Checkpoint, Unfinished
+from materialize.training.stopping import Boosted, Stopping
+from materialize.training.watched_workers import watched, workers_by_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,74 +32,8 @@ if TYPE_CHECKING:
 
     from features.schema import FeatureSchema
     from materialize.settings import TrainingSettings
-
-POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class TrainingRows:
-    """Rows of one training set.
-
-    Attributes:
-        values: float32[n, features] in schema order; NaN is missing.
-        labels: float32[n], 0 or 1.
-        weights: float32[n]: how many pairs a row stands for.
-        groups: int64[n]: the list (user in a window) a row belongs to; sorted.
-    """
-
-    values: NDArray[np.float32]
-    labels: NDArray[np.float32]
-    weights: NDArray[np.float32]
-    groups: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @classmethod
-    def joined(cls, parts: list[TrainingRows]) -> TrainingRows:
-        """Rows one after the other; groups of different parts stay different."""
-        if len(parts) == 1:
-            return parts[0]
-        firsts = np.cumsum([0, *(int(p.groups[-1]) + 1 if len(p) else 0 for p in parts[:-1])])
-        return cls(
-            np.concatenate([p.values for p in parts]),
-            np.concatenate([p.labels for p in parts]),
-            np.concatenate([p.weights for p in parts]),
-            np.concatenate([p.groups + first for p, first in zip(parts, firsts, strict=True)]),
-        )
-
-    def where(self, keep: NDArray[np.bool_]) -> TrainingRows:
-        """The rows for which ``keep`` is true."""
-        return TrainingRows(self.values[keep], self.labels[keep], self.weights[keep], self.groups[keep])
-
-    def between(self, start: int, stop: int) -> TrainingRows:
-        """Rows from ``start`` to before ``stop``, without a copy."""
-        part = np.s_[start:stop]
-        return TrainingRows(self.values[part], self.labels[part], self.weights[part], self.groups[part])
-
-    def split(self, n: int) -> list[slice]:
-        """``n`` slices of about equal length that cut no group."""
-        edges = [0]
-        for part in range(1, n):
-            wanted = max(edges[-1], len(self) * part // n)
-            inside = wanted < len(self)
-            edges.append(int(np.searchsorted(self.groups, self.groups[wanted])) if inside else len(self))
-        return [slice(a, max(a, b)) for a, b in zip(edges, [*edges[1:], len(self)], strict=True)]
-
-
-@dataclass(frozen=True)
-class Boosted:
-    """What boosting gave.
-
-    Attributes:
-        booster: All rounds that ran.
-        rounds: Those that count: up to the best one on the validation rows, or all.
-        curve: The metric on the validation rows (else on the training rows), per round.
-    """
-
-    booster: xgboost.Booster
-    rounds: int
-    curve: list[float]
+    from materialize.training.checkpoint import Checkpoint, Unfinished
+    from materialize.training.training_rows import TrainingRows
 
 
 def boost(
@@ -113,6 +44,7 @@ def boost(
     *,
     rounds: int,
     validation: TrainingRows | None = None,
+    limits: tuple[float, ...] = (),
     on_round: Callable[[int, float], None] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Boosted:
@@ -125,6 +57,7 @@ def boost(
         settings: Objective, depth, learning rate, early stopping, seed.
         rounds: Most rounds.
         validation: Stop when the metric on these rows has not improved for ``early_stopping_rounds``.
+        limits: Give up when the metric on these rows is worse than that, by round; see :class:`Stopping`.
         on_round: Called with the round's number (from 0) and the metric; rounds of an earlier attempt included.
         checkpoint: Where an earlier attempt may have left its state, and this one keeps its own; removing it
             when the model is safe is the caller's.
@@ -133,25 +66,26 @@ def boost(
         RetryableError: If the cluster fails or loses a worker.
         StorageError: If the checkpoint cannot be written.
     """
-    ranking = settings.objective.startswith("rank:")
+    ranking = is_ranking(settings)
     parameters = {
         "objective": settings.objective,
         "eval_metric": metric_name(settings),
         "max_depth": settings.depth,
         "eta": settings.eta,
         "max_delta_step": 0 if ranking else 1,
-        "min_child_weight": 1 if ranking else _least_in_leaf(rows),
+        "min_child_weight": least_in_leaf(settings, rows),
+        "lambda": settings.l2,
         "tree_method": "hist",
         "device": device(client),
         "seed": settings.seed,
         "verbosity": 0,
     }
-    workers = _workers(client)
+    workers = workers_by_name(client)
     topic = (
         f"prescore-boosting-{uuid4().hex}"  # what a boosting that was given up still says is not for this one
     )
     patience = settings.early_stopping_rounds if validation is not None else None
-    stopping = Stopping(patience, rising=ranking)
+    stopping = Stopping(patience, rising=is_ranking(settings), limits=limits)
     found = checkpoint.load() if checkpoint is not None else None
     start, begun = (found.curve, _booster(found.model)) if found is not None else ([], None)
     for number, metric in enumerate(start):
@@ -187,7 +121,7 @@ def boost(
             on_round(number, metric)
 
     try:
-        result = _watched(client, workers, topic, train, report)
+        result = watched(client, workers, topic, train, report)
     except (RuntimeError, OSError, FutureCancelledError, KilledWorker, xgboost.core.XGBoostError) as error:
         raise RetryableError(
             "training failed on the cluster",
@@ -199,42 +133,21 @@ def boost(
     return stopping.boosted(booster, curve)
 
 
+def is_ranking(settings: TrainingSettings) -> bool:
+    """Whether lists are learned, rather than pairs; then more of the metric is better."""
+    return settings.objective.startswith("rank:")
+
+
 def metric_name(settings: TrainingSettings) -> str:
     """What each round is measured by, as XGBoost calls it."""
-    return "ndcg@10" if settings.objective.startswith("rank:") else "logloss"
+    return "ndcg@10" if is_ranking(settings) else "logloss"
 
 
-def _least_in_leaf(rows: TrainingRows) -> float:
+def least_in_leaf(settings: TrainingSettings, rows: TrainingRows) -> float:
     """Least weight (of uncertainty) in a leaf: what few pairs did says little, least of all of another month."""
-    return float(np.clip(rows.labels.sum() / 50, 1, 20))
-
-
-@dataclass(frozen=True)
-class Stopping:
-    """When boosting ends before its last round; a pure function of the curve, so that it survives a restart.
-
-    Attributes:
-        patience: Rounds without a better metric; ``None``: never.
-        rising: Whether more is better.
-    """
-
-    patience: int | None
-    rising: bool
-
-    def best(self, curve: list[float]) -> int:
-        """The first round, from 0, with the best metric."""
-        return curve.index(max(curve) if self.rising else min(curve))
-
-    def ends(self, curve: list[float]) -> bool:
-        """Whether the round that gave the last value of the curve is the last one."""
-        return self.patience is not None and len(curve) - 1 - self.best(curve) >= self.patience
-
-    def boosted(self, booster: xgboost.Booster, curve: list[float]) -> Boosted:
-        """What boosting gave; the booster says which of its rounds was the best, as XGBoost's own early stopping does."""
-        if self.patience is None:
-            return Boosted(booster, booster.num_boosted_rounds(), curve)
-        booster.set_attr(best_iteration=str(self.best(curve)))
-        return Boosted(booster, self.best(curve) + 1, curve)
+    if settings.leaf_weight is not None:
+        return settings.leaf_weight
+    return 1.0 if is_ranking(settings) else float(np.clip(rows.labels.sum() / 50, 1, 20))
 
 
 def _booster(model: bytes) -> xgboost.Booster:
@@ -258,7 +171,7 @@ def gain_by_feature(booster: xgboost.Booster) -> dict[str, float]:
 
 def cluster_shape(client: Client) -> dict[str, Any]:
     """What of the cluster decides the booster's bytes."""
-    return {"workers": len(_workers(client)), "device": device(client)}
+    return {"workers": len(workers_by_name(client)), "device": device(client)}
 
 
 @dataclass(eq=False)
@@ -289,66 +202,6 @@ class _Watch(xgboost.callback.TrainingCallback):
         return self.stopping.ends(self.curve)
 
 
-def _watched(
-    client: Client,
-    workers: list[str],
-    topic: str,
-    train: Callable[[], Any],
-    report: Callable[[int, float, Unfinished | None], None],
-) -> Any:
-    """Call ``train`` in another thread; report its rounds in this one, and fail as soon as a worker is gone.
-
-    XGBoost would wait for ever: the others for their peer, Dask for a worker with the address of the lost one.
-    """
-    rounds: SimpleQueue[tuple[int, float, tuple[bytes, list[float]] | None]] = SimpleQueue()
-    outcome: list[Any] = []
-
-    def run() -> None:
-        try:
-            # XGBoost and Dask wait in the loop of the current client: the process's newest one, unless told.
-            with client.as_current():
-                outcome.append(train())
-        except BaseException as error:  # noqa: BLE001  # raised again below, in the caller's thread
-            outcome.append(error)
-
-    client.subscribe_topic(topic, lambda event: rounds.put(event[1]))
-    # A daemon: it must not keep the process alive when the caller has given up.
-    thread = Thread(target=run, name="boosting", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive() or not rounds.empty():
-            with suppress(Empty):
-                number, metric, state = rounds.get(timeout=POLL_SECONDS)
-                report(number, metric, None if state is None else Unfinished(state[0], list(state[1])))
-            lost = set(workers) - set(_registered(client))
-            if lost and thread.is_alive():
-                raise RuntimeError(f"{len(lost)} of {len(workers)} workers were lost")
-    finally:
-        client.unsubscribe_topic(topic)
-    (result,) = outcome
-    if isinstance(result, BaseException):
-        raise result
-    return result
-
-
-def _registered(client: Client) -> dict[str, Any]:
-    """The scheduler's workers by address, asked anew.
-
-    ``Client.scheduler_info`` may answer with what the client's own timer asked for meanwhile, which is no worker at all.
-    """
-    scheduler: Any = client.scheduler
-    workers: dict[str, Any] = client.sync(scheduler.identity, n_workers=-1)["workers"]
-    return workers
-
-
-def _workers(client: Client) -> list[str]:
-    """Addresses in the order of the workers' names, which outlive a restart; addresses do not."""
-    found = _registered(client)
-    return sorted(
-        found, key=lambda address: json.dumps([str(type(n := found[address]["name"])), str(n).zfill(12)])
-    )
-
-
 def _distribute(
     client: Client,
     rows: TrainingRows,
@@ -357,7 +210,7 @@ def _distribute(
     ranking: bool,
     reference: dask_xgboost.DaskQuantileDMatrix | None = None,
 ) -> dask_xgboost.DaskQuantileDMatrix:
-    workers = _workers(client)
+    workers = workers_by_name(client)
     parts = [
         (worker, part)
         for worker, part in zip(workers, rows.split(len(workers)), strict=True)

@@ -23,8 +23,6 @@ from materialize.model_bundle import Lineage, ModelBundle
 from materialize.progress import NoProgress, Progress, Stage, stage
 from materialize.training.baselines import simple_baselines
 from materialize.training.boosting import (
-    Boosted,
-    TrainingRows,
     boost,
     cluster_shape,
     gain_by_feature,
@@ -46,6 +44,7 @@ from materialize.training.label_windows import (
 )
 from materialize.training.score_facts import gain_by_scope
 from materialize.training.stand_in import stand_in_for
+from materialize.training.training_rows import TrainingRows
 from materialize.training.window_labels import WindowLabels, read_labels, sample_window
 
 if TYPE_CHECKING:
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from features.schema import FeatureSchema
     from materialize.settings import Settings
     from materialize.training.sampling import SampledPairs
+    from materialize.training.stopping import Boosted
 
 log = structlog.get_logger()
 

@@ -1,0 +1,62 @@
+"""Rows to learn from: values, labels, weights, and the list that each belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Rows of one training set.
+
+    Attributes:
+        values: float32[n, features] in schema order; NaN is missing.
+        labels: float32[n], 0 or 1.
+        weights: float32[n]: how many pairs a row stands for.
+        groups: int64[n]: the list (user in a window) a row belongs to; sorted.
+    """
+
+    values: NDArray[np.float32]
+    labels: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    groups: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def joined(cls, parts: list[TrainingRows]) -> TrainingRows:
+        """Rows one after the other; groups of different parts stay different."""
+        if len(parts) == 1:
+            return parts[0]
+        firsts = np.cumsum([0, *(int(p.groups[-1]) + 1 if len(p) else 0 for p in parts[:-1])])
+        return cls(
+            np.concatenate([p.values for p in parts]),
+            np.concatenate([p.labels for p in parts]),
+            np.concatenate([p.weights for p in parts]),
+            np.concatenate([p.groups + first for p, first in zip(parts, firsts, strict=True)]),
+        )
+
+    def where(self, keep: NDArray[np.bool_]) -> TrainingRows:
+        """The rows for which ``keep`` is true."""
+        return TrainingRows(self.values[keep], self.labels[keep], self.weights[keep], self.groups[keep])
+
+    def between(self, start: int, stop: int) -> TrainingRows:
+        """Rows from ``start`` to before ``stop``, without a copy."""
+        part = np.s_[start:stop]
+        return TrainingRows(self.values[part], self.labels[part], self.weights[part], self.groups[part])
+
+    def split(self, n: int) -> list[slice]:
+        """``n`` slices of about equal length that cut no group."""
+        edges = [0]
+        for part in range(1, n):
+            wanted = max(edges[-1], len(self) * part // n)
+            inside = wanted < len(self)
+            edges.append(int(np.searchsorted(self.groups, self.groups[wanted])) if inside else len(self))
+        return [slice(a, max(a, b)) for a, b in zip(edges, [*edges[1:], len(self)], strict=True)]
