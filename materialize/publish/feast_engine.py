@@ -37,12 +37,15 @@ from materialize.publish.feast_format import Kind, decode_timestamp, timestamp_f
 from materialize.publish.redis_loader import RedisLoader
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from feast.infra.common.materialization_job import MaterializationTask
     from feast.infra.registry.base_registry import BaseRegistry
     from numpy.typing import NDArray
 
-_ROWS = 65_536
-"""Rows encoded at a time, which bounds the memory of wide views."""
+_FIRST_ROWS, _ROWS = 1024, 65_536
+"""Rows encoded at a time, which bounds the memory of wide views. Where most entities of the first are in the store,
+whole hashes are not tried any more."""
 
 
 class PrescoreEngineConfig(FeastConfigBaseModel):
@@ -104,18 +107,28 @@ class PrescoreEngine(LocalComputeEngine):
         with RedisLoader(
             store_url(store), self.repo_config.project, self._connections, self._timeout
         ) as loader:
-            if not store.skip_dedup:
-                rows = _newer(loader, name, keys, stamps, rows)
-            for begin in range(0, len(rows), _ROWS):
-                some = rows[begin : begin + _ROWS]
+            creating = True
+            for some in _portions(rows):
                 part, their_keys = table.take(some), keys.take(some)
                 columns = {
                     field.name: encode_feature(part[field.name], field.dtype.to_value_type())
                     for field in view.features
                 }
-                loader.write(name, their_keys, columns, encode_timestamps(stamps[some]))
+                their_stamps = encode_timestamps(stamps[some])
+                left = np.arange(len(some))
+                if creating:
+                    left = loader.create(name, their_keys, columns, their_stamps)
+                    creating = len(left) < len(some) / 2
+                stored = np.zeros(0, np.int64)
+                if not store.skip_dedup:
+                    newer = _newer(loader, name, their_keys.take(left), stamps[some[left]])
+                    stored, left = left[~newer], left[newer]
+                if len(left):
+                    values = {feature: column.take(left) for feature, column in columns.items()}
+                    loader.write(name, their_keys.take(left), values, their_stamps.take(left))
                 if store.key_ttl_seconds:
-                    loader.expire(their_keys, store.key_ttl_seconds)
+                    written = np.delete(np.arange(len(some)), stored)
+                    loader.expire(their_keys.take(written), store.key_ttl_seconds)
 
     def _read(self, registry: BaseRegistry, task: MaterializationTask) -> pa.Table:
         view: Any = task.feature_view
@@ -172,12 +185,17 @@ def _latest(keys: Rows, newest_first: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.sort(winners)
 
 
-def _newer(
-    loader: RedisLoader, view: str, keys: Rows, stamps: NDArray[np.int64], rows: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Those of the rows whose timestamp is newer than the stored one."""
-    stored = loader.read_field(keys.take(rows), timestamp_field(view))
+def _portions(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """A few of the rows, which tell whether the store has their entities already, and then the others."""
+    yield rows[:_FIRST_ROWS]
+    for begin in range(_FIRST_ROWS, len(rows), _ROWS):
+        yield rows[begin : begin + _ROWS]
+
+
+def _newer(loader: RedisLoader, view: str, keys: Rows, stamps: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each row's timestamp is newer than the stored one: bool[n]."""
+    stored = loader.read_field(keys, timestamp_field(view))
     # Feast takes a stored time of 1970, to the second, for none.
     present = np.array([decode_timestamp(raw) if raw else 0 for raw in stored], np.int64)
-    newer: NDArray[np.int64] = rows[(present == 0) | (stamps[rows] > present)]
+    newer: NDArray[np.bool_] = (present == 0) | (stamps > present)
     return newer

@@ -21,6 +21,7 @@ from features.errors import SchemaMismatchError, StoreError
 from features.schema import USER_ID
 from materialize.publish.feast_block import Rows, encode_column, entity_keys
 from materialize.publish.feast_format import Kind, encode_timestamp, encode_value, field_hash, timestamp_field
+from materialize.publish.hash_dumps import fits_dump, restore_commands
 from materialize.publish.redis_connections import refusal, store_error
 from materialize.publish.redis_routes import Routes
 from materialize.publish.resp_commands import commands, hset_commands
@@ -51,6 +52,9 @@ the server has something to do meanwhile."""
 _LEAST_ROWS, _MOST_ROWS = 64, 8192
 
 _AGAIN = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "READONLY", "MASTERDOWN", "UNBLOCKED")
+_NOT_CREATED = ("BUSYKEY", "NOPERM", "ERR unknown command", "ERR Bad data format", "ERR DUMP payload")
+"""Refusals of RESTORE for which HSET is the way: the key is there, or this server or user has no such command or format."""
+
 _PAUSE = 0.05
 _ASKING = b"*1\r\n$6\r\nASKING\r\n"
 
@@ -140,6 +144,38 @@ class RedisLoader:
         size = keys.data.nbytes + sum(column.data.nbytes for column in columns.values())
         return self._write(len(keys), keys, encode, size)
 
+    def create(
+        self, view: str, keys: Rows, columns: Mapping[str, Rows], timestamps: Rows
+    ) -> NDArray[np.int64]:
+        """Write rows of entities that the store has nothing of; no key that is there is touched.
+
+        Costs the server little more than half of what :meth:`write` does.
+
+        Returns:
+            Numbers of the rows that were not written, ascending: their entity is there, a value is too long, or the
+            server does not take whole hashes from us.
+        """
+        fits = fits_dump(columns)
+        short, left = np.flatnonzero(fits), np.flatnonzero(~fits).tolist()
+        if not len(short):
+            return np.array(left, np.int64)
+        keys, timestamps = keys.take(short), timestamps.take(short)
+        columns = {name: column.take(short) for name, column in columns.items()}
+
+        def encode(rows: NDArray[np.int64]) -> Rows:
+            values = {name: column.take(rows) for name, column in columns.items()}
+            return restore_commands(view, keys.take(rows), values, timestamps.take(rows))
+
+        def leave(row: int, text: str) -> bool:
+            refused = text.startswith(_NOT_CREATED)
+            if refused:
+                left.append(int(short[row]))
+            return refused
+
+        size = keys.data.nbytes + sum(column.data.nbytes for column in columns.values())
+        self._run(len(short), keys, encode, CountedReplies, size, leave)
+        return np.array(sorted(left), np.int64)
+
     def remove_view(
         self,
         view: str,
@@ -212,14 +248,24 @@ class RedisLoader:
         encode: Callable[[NDArray[np.int64]], Rows],
         replies: Callable[[Callable[[int, str], None]], Replies],
         size: int = 0,
+        leave: Callable[[int, str], bool] | None = None,
     ) -> int:
-        """Send the commands of n rows, ``size`` bytes in all, until each is answered without an error; the bytes sent."""
+        """Send the commands of n rows until each is answered without an error; the bytes sent.
+
+        Args:
+            n: Rows.
+            keys: Of all rows; a cluster needs them.
+            encode: Makes the commands of some rows.
+            replies: Makes what takes the replies, given what takes errors.
+            size: Of all rows, in bytes.
+            leave: Whether an error of a row is the caller's, who then has taken note of it.
+        """
         batch = _MOST_ROWS if not size else min(_MOST_ROWS, max(_LEAST_ROWS, _BATCH_BYTES * n // size))
         pending = np.arange(n)
         total = 0
         give_up = time.monotonic() + self._timeout
         while len(pending):
-            again, count, reason = self._round(pending, keys, encode, replies, batch)
+            again, count, reason = self._round(pending, keys, encode, replies, batch, leave)
             total += count
             now = time.monotonic()
             if len(again) < len(pending):
@@ -240,20 +286,12 @@ class RedisLoader:
         encode: Callable[[NDArray[np.int64]], Rows],
         replies: Callable[[Callable[[int, str], None]], Replies],
         batch: int,
+        leave: Callable[[int, str], bool] | None,
     ) -> tuple[NDArray[np.int64], int, StoreError | None]:
         """One attempt at some rows: those to try again, the bytes sent, and why they failed."""
         again: dict[int, StoreError] = {}
         asked: dict[str, list[int]] = {}
-
-        def refuse(row: int, text: str) -> None:
-            error = refusal(text, self._routes.url)
-            if not (self._routes.follows and text.startswith(_AGAIN)):
-                raise error
-            if text.startswith("ASK "):
-                asked.setdefault(text.split()[2], []).append(row)
-            else:
-                again[row] = error
-
+        refuse = self._sorted_out(again, asked, leave)
         lanes: list[Lane] = []
         try:
             batches: dict[int, Iterator[NDArray[np.int64]]] = {}
@@ -281,6 +319,27 @@ class RedisLoader:
             raise
         reason = next(iter(again.values()), None)
         return np.array(sorted(again), np.int64), sum(lane.bytes_sent for lane in lanes), reason
+
+    def _sorted_out(
+        self,
+        again: dict[int, StoreError],
+        asked: dict[str, list[int]],
+        leave: Callable[[int, str], bool] | None,
+    ) -> Callable[[int, str], None]:
+        """What takes the error replies of rows: to try again, to ask elsewhere, left to the caller, or raised."""
+
+        def refuse(row: int, text: str) -> None:
+            if leave is not None and leave(row, text):
+                return
+            error = refusal(text, self._routes.url)
+            if not (self._routes.follows and text.startswith(_AGAIN)):
+                raise error
+            if text.startswith("ASK "):
+                asked.setdefault(text.split()[2], []).append(row)
+            else:
+                again[row] = error
+
+        return refuse
 
     def _ask(
         self,

@@ -34,6 +34,7 @@ from feast.types import (
     Uuid,
 )
 
+from materialize.publish import feast_engine
 from materialize.publish.feast_engine import PrescoreEngineConfig, store_url
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Feast and what it imports warn of themselves
@@ -100,7 +101,7 @@ ARROW = {"i32": pa.int32(), "f32": pa.float32(), "i32s": pa.list_(pa.int32()), "
 class Repo:
     """A Feast store with a view, over one Parquet file, that either engine materializes."""
 
-    def __init__(self, folder: Path, store_url: str, engine: str) -> None:
+    def __init__(self, folder: Path, store_url: str, engine: str, offline: str = "duckdb") -> None:
         self.file = folder / "rows.parquet"
         folder.mkdir()
         self.config = {
@@ -108,7 +109,7 @@ class Repo:
             "provider": "local",
             "registry": str(folder / "registry.db"),
             "online_store": {"type": "redis", "connection_string": store_url.removeprefix("redis://")},
-            "offline_store": {"type": "duckdb"},
+            "offline_store": {"type": offline},
             "batch_engine": {"type": engine},
             "entity_key_serialization_version": 3,
         }
@@ -163,12 +164,13 @@ def history(entities: dict[str, ValueType]) -> list[dict[str, Any]]:
     return [rows[i] for i in np.random.default_rng(1).permutation(ROWS)]
 
 
+@pytest.mark.parametrize("offline", ["duckdb", "file"])
 def test_every_type_is_stored_as_by_feast(
-    tmp_path: Path, store_url: str, dump: Any, entities: dict[str, ValueType]
+    tmp_path: Path, store_url: str, dump: Any, entities: dict[str, ValueType], offline: str
 ) -> None:
     dumps = []
     for name, engine in (("ours", ENGINE), ("theirs", "local")):
-        repo = Repo(tmp_path / name, store_url, engine)
+        repo = Repo(tmp_path / name, store_url, engine, offline)
         repo.write(history(entities))
         repo.apply(entities, FIELDS)
         repo.materialize()
@@ -182,8 +184,12 @@ def test_every_type_is_stored_as_by_feast(
     assert dumps[0] == dumps[1]
 
 
-@pytest.mark.parametrize("engine", [ENGINE, "local"])
-def test_only_newer_rows_replace(tmp_path: Path, store_url: str, engine: str) -> None:
+@pytest.mark.parametrize(("engine", "first_rows"), [(ENGINE, 1024), (ENGINE, 2), ("local", 0)])
+def test_only_newer_rows_replace(
+    tmp_path: Path, store_url: str, engine: str, first_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feast_engine, "_FIRST_ROWS", first_rows)
+    monkeypatch.setattr(feast_engine, "_ROWS", 1)
     repo = Repo(tmp_path / "repo", store_url, engine)
     repo.write([{"user_id": n, "stamp": T0, "created": T0, "n": n} for n in range(4)])
     repo.apply({"user_id": ValueType.INT64}, {"n": Int64})
