@@ -122,7 +122,9 @@ def _history(sources: Sources, settings: SourceSections, coded: Encoded, cutoff:
         value_units=units,
     )
     rows = sources.report.rows_kept["events"]
-    pairs = create_in_passes(sources.connection, "pair_totals", coded.events, "user_no", rows, totals)
+    pairs = create_in_passes(
+        sources.connection, "pair_totals", coded.events, coded.events.user_no, rows, totals
+    )
     return History(pairs, coded.items, windows, half_lives, units)
 
 

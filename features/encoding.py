@@ -25,7 +25,7 @@ DAY_MICROSECONDS = 86_400_000_000
 
 
 @ibis.udf.scalar.builtin(name="epoch_us", signature=((UTC,), dt.int64))  # type: ignore[untyped-decorator]
-def _microseconds(time: object) -> int:  # type: ignore[empty-body]
+def microseconds(time: object) -> int:  # type: ignore[empty-body]
     """DuckDB's microseconds since 1970."""
 
 
@@ -94,7 +94,7 @@ def encode(sources: Sources, cutoff: datetime) -> Encoded:
             grouped = grouped.rename({group: "code"})
         grouped = connection.create_table("item_groups", grouped, overwrite=True)
     age = (
-        ibis.literal(int(cutoff.timestamp()) * 1_000_000) - _microseconds(before.event_time)
+        ibis.literal(int(cutoff.timestamp()) * 1_000_000) - microseconds(before.event_time)
     ) / DAY_MICROSECONDS
     numbered = before.mutate(age_days=age).join(user_codes, "user_id").join(item_codes, "item_id")
     events = connection.create_table(

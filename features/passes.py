@@ -1,4 +1,4 @@
-"""Groups a large table in several passes over parts of its keys, so that what is grouped at once fits into memory.
+"""Groups a large table in several passes over parts of it, so that what is grouped at once fits into memory.
 
 DuckDB spills a group-by that does not fit, but each row then goes to disk and back: time per row grows with
 the table. Passes read the table several times, which costs much less, and time stays linear.
@@ -22,7 +22,7 @@ def create_in_passes(
     connection: Backend,
     name: str,
     table: ir.Table,
-    key: str,
+    number: ir.IntegerValue,
     rows: int,
     group: Callable[[ir.Table], ir.Table],
 ) -> ir.Table:
@@ -32,14 +32,12 @@ def create_in_passes(
         connection: Where to.
         name: Of the table that is made; one of that name is replaced.
         table: What to read.
-        key: Column by whose hash the rows are dealt out: rows that belong together are equal in it.
+        number: By its remainder rows are dealt out: it is not negative, and equal for rows that belong together.
         rows: About how many rows the table has.
-        group: From rows to what is made of them; must not look beyond rows of one key.
+        group: From rows to what is made of them; must not look beyond rows of one number.
     """
     passes = max(1, -(-rows // ROWS_PER_PASS))
-    # A hash is a signed number, whose remainder may be negative.
-    dealt = (table[key].hash() & 0xFFFF) % passes
-    parts = [table.filter(dealt == number) for number in range(passes)]
+    parts = [table.filter(number % passes == part) for part in range(passes)]
     made = connection.create_table(name, group(parts[0] if passes > 1 else table), overwrite=True)
     for part in parts[1:]:
         connection.insert(name, group(part))

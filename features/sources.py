@@ -17,6 +17,7 @@ import ibis
 import structlog
 
 from features import columns
+from features.encoding import DAY_MICROSECONDS, microseconds
 from features.entity_tables import EntityTable, read_entities
 from features.errors import SettingsError, SourceError, StorageError
 from features.passes import create_in_passes
@@ -183,7 +184,8 @@ def read_sources(connection: Backend, settings: SourceSections, *, now: datetime
     known = _leave_out_unknown(good, settings.events, users, items, report)
     rows = known.count().to_pyarrow().as_py()
     if settings.events.duplicates == "drop":
-        events = create_in_passes(connection, "events", known, "user_id", rows, lambda some: some.distinct())
+        day = (microseconds(known.event_time) // DAY_MICROSECONDS).abs()
+        events = create_in_passes(connection, "events", known, day, rows, lambda some: some.distinct())
     else:
         events = connection.create_table("events", known)
     kept = report.rows_kept["events"] = events.count().to_pyarrow().as_py()
