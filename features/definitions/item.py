@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from features.definitions.pair_totals import DECAY_UNITS, History, label
+from features.definitions.pair_totals import History, label
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 def item_features(history: History) -> ir.Table:
     """Features keyed by ``item_no``; items without an event before the cut-off have no row.
 
-    Events and distinct users per window, users of all time, trend (rate in the shortest window against the
-    longest), mean value, days since the last and the first event, share of the users who came back, events per user,
-    decayed popularity.
+    Shares of all events and of all (user, item) pairs per window, of all pairs of all time, and of all decayed events;
+    trend (rate in the shortest window against the longest), mean value, days since the last and the first event, share
+    of the users who came back, events per user.
     """
     pairs, units = history.pairs, history.value_units
-    columns: dict[str, ir.Value] = {}
+    totals: dict[str, ir.Value] = {}
     for days in history.windows:
         name = label(days)
-        columns[f"item_events_{name}"] = pairs[f"events_{name}"].sum()
-        columns[f"item_users_{name}"] = (pairs[f"events_{name}"] > 0).sum()
+        totals[f"item_event_share_{name}"] = pairs[f"events_{name}"].sum()
+        totals[f"item_user_share_{name}"] = (pairs[f"events_{name}"] > 0).sum()
     for half_life in history.half_lives:
-        columns[f"item_decayed_{label(half_life)}"] = pairs[f"decayed_{label(half_life)}"].sum() / DECAY_UNITS
-    columns["item_users"] = pairs.count()
+        totals[f"item_decayed_share_{label(half_life)}"] = pairs[f"decayed_{label(half_life)}"].sum()
+    totals["item_user_share"] = pairs.count()
     users = (pairs.events_history > 0).sum().nullif(0)
-    columns |= {
+    columns: dict[str, ir.Value] = {
         "item_mean_value": pairs.value.sum() / units / pairs.events.sum(),
         "item_recency_days": pairs.last_age.min(),
         "item_age_days": pairs.first_age.max(),
@@ -39,7 +39,9 @@ def item_features(history: History) -> ir.Table:
         columns["item_trend"] = (pairs[f"events_{label(short)}"].sum() / short) / (
             pairs[f"events_{label(long)}"].sum().nullif(0) / long
         )
-    return pairs.group_by("item_no").aggregate(**columns)
+    found = pairs.group_by("item_no").aggregate(**totals, **columns)
+    # Relative to all items: a busy month and a quiet one then mean the same to a tree.
+    return found.mutate(**{name: found[name] / found[name].sum().nullif(0) for name in totals})
 
 
 def candidate_events(history: History) -> ir.Table:

@@ -92,15 +92,15 @@ def trees_of(
         schema: Columns of the booster.
         settings: Windows and half-lives, which name the columns.
     """
-    recent = f"item_events_{label(min(settings.windows_days, key=lambda days: abs(days - RECENT_DAYS)))}"
+    recent = f"item_event_share_{label(min(settings.windows_days, key=lambda days: abs(days - RECENT_DAYS)))}"
     decayed = (
         f"pair_decayed_{label(min(settings.half_lives_days, key=lambda days: abs(days - HALF_LIFE_DAYS)))}"
     )
-    column = "item_users" if name == "popularity" else recent
+    column = "item_user_share" if name == "popularity" else recent
     items = task.build.read_items([ITEM_ID, column])
     shares = np.nan_to_num(items[column].to_numpy().astype(np.float64))
     values = {column: shares}
-    wanted = shares / max(1.0, shares.max(initial=0.0))
+    wanted = shares / (shares.max(initial=0.0) or 1.0)
     if name == "own_decayed_frequency":
         pairs = task.build.read_pairs(columns=[ITEM_ID, decayed])
         had = np.flatnonzero(pairs[decayed].is_valid().to_numpy())

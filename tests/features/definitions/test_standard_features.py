@@ -65,12 +65,16 @@ def test_user_features(built: tuple[FeatureBuild, pd.DataFrame]) -> None:
         check(row, expected)
 
 
+def pairs_of(events: pd.DataFrame) -> int:
+    return len(events[["user_id", "item_id"]].drop_duplicates())
+
+
 def test_item_features(built: tuple[FeatureBuild, pd.DataFrame]) -> None:
     build, events = built
     for row in build.read_items(candidates_only=False).to_pylist():
         own = events[events.item_id == row["item_id"]]
         if own.empty:
-            assert row["item_events_7d"] is None
+            assert row["item_event_share_7d"] is None
             continue
         history = own[own.age <= HISTORY].groupby("user_id").size()
         expected: dict[str, float] = {
@@ -79,15 +83,18 @@ def test_item_features(built: tuple[FeatureBuild, pd.DataFrame]) -> None:
             "item_age_days": own.age.max(),
             "item_repeat_rate": float((history > 1).mean()),
             "item_events_per_user": float(history.mean()),
-            "item_users": own.user_id.nunique(),
+            "item_user_share": own.user_id.nunique() / pairs_of(events),
             "item_trend": ((own.age <= 7).sum() / 7) / ((own.age <= 30).sum() / 30),
         }
         for days in (7, 30):
-            expected[f"item_events_{days}d"] = int((own.age <= days).sum())
-            expected[f"item_users_{days}d"] = own[own.age <= days].user_id.nunique()
+            recent = events[events.age <= days]
+            mine = recent[recent.item_id == row["item_id"]]
+            expected[f"item_event_share_{days}d"] = len(mine) / len(recent)
+            expected[f"item_user_share_{days}d"] = mine.user_id.nunique() / pairs_of(recent)
         for half_life in (14, 60):
-            decayed = 0.5 ** (own[own.age <= HISTORY].age / half_life)
-            expected[f"item_decayed_{half_life}d"] = decayed.sum()
+            decayed = 0.5 ** (events[events.age <= HISTORY].age / half_life)
+            mine = decayed[events.item_id == row["item_id"]]
+            expected[f"item_decayed_share_{half_life}d"] = mine.sum() / decayed.sum()
         check(row, expected)
 
 
