@@ -7,33 +7,29 @@ nothing in it is drawn, and trees are added to the margins in their order.
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import dask.array as da
 import numpy as np
 import xgboost
-from distributed import KilledWorker, get_worker, wait
+from distributed import KilledWorker
 from distributed.client import FutureCancelledError
-from xgboost import dask as dask_xgboost
 
 from features.errors import RetryableError
 from materialize.cluster import device
 from materialize.training.stopping import Boosted, Stopping
 from materialize.training.watched_workers import watched, workers_by_name
+from materialize.training.worker_training import Recipe, Watch, start_tracker, train_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from distributed import Client
-    from numpy.typing import NDArray
 
     from features.schema import FeatureSchema
-    from materialize.settings import TrainingSettings
     from materialize.training.checkpoint import Checkpoint, Unfinished
     from materialize.training.training_rows import TrainingRows
+    from materialize.training_settings import TrainingSettings
 
 
 def boost(
@@ -87,32 +83,18 @@ def boost(
     patience = settings.early_stopping_rounds if validation is not None else None
     stopping = Stopping(patience, rising=is_ranking(settings), limits=limits)
     found = checkpoint.load() if checkpoint is not None else None
-    start, begun = (found.curve, _booster(found.model)) if found is not None else ([], None)
+    start = found.curve if found is not None else []
     for number, metric in enumerate(start):
         if on_round is not None:
             on_round(number, metric)
-    if begun is not None and (len(start) >= rounds or stopping.ends(start)):
-        return stopping.boosted(begun, start)
+    if found is not None and (len(start) >= rounds or stopping.ends(start)):
+        return stopping.boosted(_booster(found.model), start)
 
-    def train() -> Any:
-        matrix = _distribute(client, rows, schema, ranking=ranking)
-        evals = [(matrix, "rows")]
-        if validation is not None:
-            evals = [
-                (_distribute(client, validation, schema, ranking=ranking, reference=matrix), "validation")
-            ]
-        return dask_xgboost.train(
-            client,
-            parameters,
-            matrix,
-            num_boost_round=rounds - len(start),
-            xgb_model=begun,
-            evals=evals,
-            callbacks=[
-                _Watch(topic, stopping, list(start), checkpoint.every_seconds if checkpoint else None)
-            ],
-            verbose_eval=False,
-        )
+    def train() -> Boosted:
+        begun = found.model if found is not None else b""
+        recipe = Recipe(parameters, rounds - len(start), schema, is_ranking(settings), begun)
+        watch = Watch(topic, stopping, list(start), checkpoint.every_seconds if checkpoint else None)
+        return stopping.boosted(*_train(client, workers, rows, validation, recipe, watch))
 
     def report(number: int, metric: float, state: Unfinished | None) -> None:
         if state is not None and checkpoint is not None:
@@ -121,16 +103,14 @@ def boost(
             on_round(number, metric)
 
     try:
-        result = watched(client, workers, topic, train, report)
+        boosted: Boosted = watched(client, workers, topic, train, report)
     except (RuntimeError, OSError, FutureCancelledError, KilledWorker, xgboost.core.XGBoostError) as error:
         raise RetryableError(
             "training failed on the cluster",
             got=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}",
             fix="run it again; if workers run out of memory, raise [cluster] memory_per_worker or lower [training] max_rows",
         ) from error
-    booster: xgboost.Booster = result["booster"]
-    curve = [*start, *(float(v) for v in next(iter(next(iter(result["history"].values())).values())))]
-    return stopping.boosted(booster, curve)
+    return boosted
 
 
 def is_ranking(settings: TrainingSettings) -> bool:
@@ -174,67 +154,41 @@ def cluster_shape(client: Client) -> dict[str, Any]:
     return {"workers": len(workers_by_name(client)), "device": device(client)}
 
 
-@dataclass(eq=False)
-class _Watch(xgboost.callback.TrainingCallback):
-    """Ends boosting, alike on every worker; one of them tells the client each round's metric, and now and then its state."""
-
-    topic: str
-    stopping: Stopping
-    curve: list[float]
-    every_seconds: float | None
-    saved: float = field(default_factory=time.monotonic)
-
-    def before_training(self, model: Any) -> Any:
-        """Called by XGBoost on every worker, whose clocks differ."""
-        self.saved = time.monotonic()
-        return model
-
-    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-        """Called by XGBoost on every worker; true ends boosting."""
-        del epoch
-        self.curve.append(float(next(iter(next(iter(evals_log.values())).values()))[-1]))
-        if xgboost.collective.get_rank() == 0:
-            state = None
-            if self.every_seconds is not None and time.monotonic() - self.saved >= self.every_seconds:
-                state = (bytes(model.save_raw("ubj")), self.curve)
-                self.saved = time.monotonic()
-            get_worker().log_event(self.topic, (len(self.curve) - 1, self.curve[-1], state))
-        return self.stopping.ends(self.curve)
-
-
-def _distribute(
+def _train(
     client: Client,
+    workers: list[str],
     rows: TrainingRows,
-    schema: FeatureSchema,
-    *,
-    ranking: bool,
-    reference: dask_xgboost.DaskQuantileDMatrix | None = None,
-) -> dask_xgboost.DaskQuantileDMatrix:
-    workers = workers_by_name(client)
-    parts = [
-        (worker, part)
-        for worker, part in zip(workers, rows.split(len(workers)), strict=True)
-        if part.stop > part.start
+    validation: TrainingRows | None,
+    recipe: Recipe,
+    watch: Watch,
+) -> tuple[xgboost.Booster, list[float]]:
+    """Give each worker its part, and let them boost together.
+
+    A worker that there are no rows for has no part in it.
+    """
+    parts = [part for part in rows.split(len(workers)) if part.stop > part.start]
+    workers = workers[: len(parts)]
+    measured = [None] * len(parts) if validation is None else validation.split(len(parts))
+
+    def placed(whole: TrainingRows | None, part: slice | None, worker: str) -> Any:
+        if whole is None or part is None:
+            return None
+        return client.scatter(whole.between(part.start, part.stop), workers=[worker], hash=False)
+
+    meeting = client.run(start_tracker, len(parts), workers=workers[:1])[workers[0]]
+    futures = [
+        client.submit(
+            train_part,
+            placed(rows, part, worker),
+            placed(validation, held_out, worker),
+            recipe,
+            watch,
+            meeting,
+            workers=[worker],
+            pure=False,
+            retries=0,
+        )
+        for part, held_out, worker in zip(parts, measured, workers, strict=True)
     ]
-
-    def spread(values: NDArray[Any]) -> da.Array:
-        chunks = []
-        for worker, part in parts:
-            held = client.scatter(values[part], workers=[worker], hash=False)
-            chunks.append(da.from_delayed(held, shape=values[part].shape, dtype=values.dtype))
-        whole: da.Array = da.concatenate(chunks)
-        return whole
-
-    optional = {"qid": spread(rows.groups)} if ranking else {"weight": spread(rows.weights)}
-    matrix = dask_xgboost.DaskQuantileDMatrix(
-        client,
-        spread(rows.values),
-        spread(rows.labels),
-        feature_names=schema.names,
-        feature_types=[column.feature_type for column in schema.columns],
-        enable_categorical=True,
-        ref=reference,
-        **optional,
-    )
-    wait([future for futures in matrix.worker_map.values() for future in futures])
-    return matrix
+    model, curve = client.gather(futures)[0]
+    return _booster(model), curve

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from features.errors import RetryableError
 from features.schema import ITEM, USER, FeatureColumn, FeatureSchema
 from materialize.cluster import open_cluster
-from materialize.settings import ClusterSettings, TrainingSettings
+from materialize.settings import ClusterSettings
 from materialize.training.boosting import boost, gain_by_feature, model_bytes
 from materialize.training.training_rows import TrainingRows
+from materialize.training_settings import TrainingSettings
 
 SCHEMA = FeatureSchema(
     (*(FeatureColumn(c, USER) for c in "abc"), FeatureColumn("kind", ITEM, ("x", "y", "z")))

@@ -9,10 +9,10 @@ import pytest
 from distributed import Client
 
 from materialize.model_bundle import ModelBundle
-from materialize.settings import TrainingSettings
 from materialize.training.boosting import boost, model_bytes
 from materialize.training.checkpoint import STALE_SECONDS, Checkpoint, Unfinished
 from materialize.training.train import train_model
+from materialize.training_settings import TrainingSettings
 from tests.materialize.training.small_tables import CUTOFF, grocery, write_tables
 from tests.materialize.training.test_boosting import SCHEMA, some_rows
 

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from materialize.settings import Settings, TrainingSettings
+from materialize.settings import Settings
 from materialize.training.choices import choose_even_users, choose_exclude_seen
 from materialize.training.pair_codes import PairCodes
+from materialize.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from materialize.training.window_labels import WindowLabels

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,8 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from materialize.cluster import open_cluster
-from materialize.settings import ClusterSettings, TrainingSettings
+from materialize.settings import ClusterSettings
 from materialize.training.boosting import boost, cluster_shape, model_bytes
+from materialize.training.checkpoint import Checkpoint
+from materialize.training_settings import TrainingSettings
 from tests.materialize.training.test_boosting import SCHEMA, some_rows
 
 if TYPE_CHECKING:
@@ -61,12 +65,25 @@ def _address(file: Path) -> str:
     raise TimeoutError("the scheduler does not start")
 
 
-def test_a_remote_scheduler_trains_the_same_model(client: Client, address: str) -> None:
+def test_a_remote_scheduler_trains_the_same_model_also_after_a_client_was_killed(
+    client: Client, address: str, tmp_path: Path
+) -> None:
     settings = TrainingSettings(depth=3)
-    here = boost(client, some_rows(), SCHEMA, settings, rounds=5)
+    here = boost(client, some_rows(), SCHEMA, settings, rounds=40)
+    kept = tmp_path / "kept"
     with open_cluster(ClusterSettings(kind=address)) as remote:
         remote.wait_for_workers(2, timeout=SECONDS)
         assert cluster_shape(remote) == cluster_shape(client)
-        there = boost(remote, some_rows(), SCHEMA, settings, rounds=5)
+        script = Path(__file__).with_name("killed_boosting.py")
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+        killed = subprocess.run(
+            [sys.executable, script, address, kept], env=environment, check=False, timeout=SECONDS
+        )
+        assert killed.returncode == -signal.SIGKILL
+        checkpoint = Checkpoint(kept, every_seconds=10)
+        left = checkpoint.load()
+        assert left is not None
+        assert left.curve == here.curve[:4]
+        there = boost(remote, some_rows(), SCHEMA, settings, rounds=40, checkpoint=checkpoint)
     assert model_bytes(there.booster) == model_bytes(here.booster)
     assert there.curve == here.curve
