@@ -103,7 +103,7 @@ class PrescoreEngine(LocalComputeEngine):
         kinds = {field.name: Kind[field.dtype.to_value_type().name] for field in view.entity_columns}
         keys = entity_keys({key: table[key] for key in kinds}, self.repo_config.project, kinds)
         stamps = _microseconds(table[view.batch_source.timestamp_field])
-        rows = _latest(keys, self._order(task, table, stamps))
+        rows = _latest(_codes(table, list(kinds), keys), self._order(task, table, stamps))
         with RedisLoader(
             store_url(store), self.repo_config.project, self._connections, self._timeout
         ) as loader:
@@ -176,9 +176,17 @@ def _microseconds(values: pa.ChunkedArray) -> NDArray[np.int64]:
     return numbers
 
 
-def _latest(keys: Rows, newest_first: NDArray[np.int64]) -> NDArray[np.int64]:
+def _codes(table: pa.Table, ids: list[str], keys: Rows) -> NDArray[np.int32]:
+    """A number for each row, equal where the key is: int32[n] from 0, without a gap."""
+    whole_number = len(ids) == 1 and pa.types.is_integer(table[ids[0]].type)
+    # The same by the bytes of the key takes ten times as long.
+    found = table[ids[0]].combine_chunks() if whole_number else keys.to_binary()
+    codes: NDArray[np.int32] = found.dictionary_encode().indices.to_numpy()
+    return codes
+
+
+def _latest(codes: NDArray[np.int32], newest_first: NDArray[np.int64]) -> NDArray[np.int64]:
     """The newest row of each key: int64[m], ascending."""
-    codes = keys.to_binary().dictionary_encode().indices.to_numpy()
     winners = np.empty(codes.max(initial=-1) + 1, np.int64)
     # The last assignment wins, so the newest comes last.
     winners[codes[newest_first[::-1]]] = newest_first[::-1]
@@ -195,7 +203,8 @@ def _portions(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 def _newer(loader: RedisLoader, view: str, keys: Rows, stamps: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each row's timestamp is newer than the stored one: bool[n]."""
     stored = loader.read_field(keys, timestamp_field(view))
-    # Feast takes a stored time of 1970, to the second, for none.
-    present = np.array([decode_timestamp(raw) if raw else 0 for raw in stored], np.int64)
+    # Rows of one run often share their time. Feast takes a stored time of 1970, to the second, for none.
+    moments = {raw: decode_timestamp(raw) if raw else 0 for raw in set(stored)}
+    present = np.array([moments[raw] for raw in stored], np.int64)
     newer: NDArray[np.bool_] = (present == 0) | (stamps > present)
     return newer
