@@ -23,7 +23,7 @@ from serving_lookup.store import pack
 from serving_lookup.user_inputs import InputReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from serving_lookup.metrics import WorkerMetrics
     from serving_lookup.store import Store
@@ -88,8 +88,11 @@ class LiveGeneration:
         return key[: -8 - ending], key[len(key) - ending :]
 
     @cached_property
-    def _fields_packed(self) -> bytes:
-        return pack(*self.fields).split(b"\r\n", 1)[1]
+    def _reads_of(self) -> tuple[bytes, bytes]:
+        """What :meth:`read_predictions` gives, around a whole-number id."""
+        command, key = pack(b"HMGET", self.key(0), *self.fields), self.key(0)
+        at = command.index(key) + len(self._around_key[0])
+        return command[:at], command[at + 8 :]
 
     def key(self, user_id: int | str) -> bytes:
         """Key of a user's hash."""
@@ -103,9 +106,19 @@ class LiveGeneration:
         pointer = self.pointer
         return f"prescore:{self.project}:{pointer.model}:fallback:{pointer.generation}:{user_id}".encode()
 
-    def read_predictions(self, key: bytes) -> bytes:
+    def read_predictions(self, user_id: int | str) -> bytes:
         """The packed command that reads a user's predictions in one round trip."""
-        return b"*5\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n%b" % (len(key), key, self._fields_packed)
+        if isinstance(user_id, int):
+            before, after = self._reads_of
+            return before + _INT64(user_id) + after
+        return pack(b"HMGET", self.key(user_id), *self.fields)
+
+    def read_predictions_of(self, user_ids: Sequence[int | str]) -> bytes:
+        """As many such commands as there are users."""
+        if self.artifact.schema.user_id_type == "string":
+            return b"".join([self.read_predictions(user_id) for user_id in user_ids])
+        before, after = self._reads_of
+        return before + (after + before).join(map(_INT64, user_ids)) + after
 
 
 class Activation:

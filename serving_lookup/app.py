@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from serving_lookup.access import KeyRing
+from serving_lookup.batch_route import BatchRoute
+from serving_lookup.caching import cache_control
 from serving_lookup.feast_routes import FeastRoutes
 from serving_lookup.hot_route import HotRoute
 from serving_lookup.http_head import HotRequest
@@ -21,6 +23,7 @@ from serving_lookup.request_log import REQUEST_ID, RequestLog
 from serving_lookup.responses import answer_http_error, answer_problem
 from serving_lookup.service import LookupService
 from serving_lookup.tracing import Tracing
+from serving_lookup.written_answers import WrittenAnswers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -56,7 +59,18 @@ class LookupApplication:
         file = settings.lookup.api_keys_file
         self.keys = KeyRing(settings.lookup.api_keys, Path(file) if file else None)
         self._tracing = Tracing(settings.lookup.traces)
-        self._hot = HotRoute(self.service, settings, self._metrics, self.keys, self._log, self._tracing)
+        written = WrittenAnswers(cache_control(settings.lookup))
+        self._batch = BatchRoute(self.service, settings, written)
+        self._hot = HotRoute(
+            self.service,
+            settings,
+            self._metrics,
+            self.keys,
+            self._log,
+            self._tracing,
+            written,
+            self._batch,
+        )
         self._api = self._behind()
 
     def _behind(self) -> FastAPI:
@@ -71,7 +85,7 @@ class LookupApplication:
         api.add_exception_handler(Problem, answer_problem)
         api.add_exception_handler(HTTPException, answer_http_error)
         api.add_exception_handler(Exception, answer_problem)
-        ModelRoutes(self.service, self._settings, self._recommend, self._hot).add_to(api)
+        ModelRoutes(self.service, self._settings, self._recommend, self._batch).add_to(api)
         FeastRoutes(self.service, self._settings.lookup).add_to(api)
         OperationRoutes(self.service).add_to(api)
         return api
@@ -128,9 +142,10 @@ class LookupApplication:
         try:
             if path.endswith(_RECOMMENDATIONS) and scope["method"] == "GET":
                 started = time.perf_counter()
-                answer = await self._hot.outcome(_as_hot(scope))
+                request = _as_hot(scope)
+                answer = await self._hot.outcome(request)
                 await _send(send, answer.status, answer.headers, answer.body)
-                self._hot.count(answer, started)
+                self._hot.count(request, answer, started)
             else:
                 await self._rest(path, scope, receive, send)
         finally:

@@ -1,4 +1,4 @@
-"""The route that nearly every request takes: one user's list. A plain hit is answered in callbacks, without a task.
+"""The routes that nearly every request takes: one user's list, and a batch. A plain hit is answered in callbacks alone.
 
 A plain hit reads one row and finds the live generation's list in it. Whatever else happens (no row, a row of another
 generation, a store in trouble, a generation that is too old, a wrong parameter) goes the whole way of
@@ -12,13 +12,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from serving_lookup.answers import JSON, MESSAGE_PACK, encode, negotiate
+from serving_lookup.answers import encode, negotiate
 from serving_lookup.caching import cache_control, still_holds, validator
 from serving_lookup.metrics import ROUTE_INDEX
 from serving_lookup.parameters import read_id, read_list_parameters, unescape
 from serving_lookup.problems import FAILURE, Problem, no_such_model, no_such_path, unavailable
 from serving_lookup.request_log import REQUEST_ID
-from serving_lookup.written_list import WrittenList
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from materialize.settings import Settings
     from serving_lookup.access import KeyRing
     from serving_lookup.activation import LiveGeneration
-    from serving_lookup.answers import Answer
+    from serving_lookup.batch_route import BatchRoute
     from serving_lookup.connection import Connection
     from serving_lookup.http_head import HotRequest
     from serving_lookup.metrics import WorkerMetrics
@@ -35,11 +34,12 @@ if TYPE_CHECKING:
     from serving_lookup.request_log import RequestLog
     from serving_lookup.service import LookupService
     from serving_lookup.tracing import Tracing
+    from serving_lookup.written_answers import WrittenAnswers
 
 _MAX_QUERY_BYTES: Final = 60_000
 _REMEMBERED_QUERIES: Final = 1024
 _REMEMBERED_QUERY_BYTES: Final = 128
-_ROUTE: Final = ROUTE_INDEX["recommendations"]
+_RECOMMENDATIONS: Final = ROUTE_INDEX["recommendations"]
 _FEWEST_DIGITS_TO_CHECK: Final = 19
 """Whole numbers of fewer digits fit 64 bits."""
 
@@ -64,6 +64,8 @@ class HotRoute:
         keys: Who may ask.
         log: Told of refusals.
         tracing: Follows requests, the long way, where it is on.
+        written: What stands around lists.
+        batch: Answers batches.
     """
 
     def __init__(
@@ -74,16 +76,15 @@ class HotRoute:
         keys: KeyRing,
         log: RequestLog,
         tracing: Tracing,
+        written: WrittenAnswers,
+        batch: BatchRoute,
     ) -> None:
         self._service, self._metrics, self._keys, self.log = service, metrics, keys, log
-        self._tracing = tracing
+        self._tracing, self._written, self._batch = tracing, written, batch
         self._model = settings.model.encode()
         self._cache_control = cache_control(settings.lookup)
         self._max_k, self._most_under_way = settings.lookup.max_k, settings.lookup.max_under_way
         self._queries: dict[tuple[bytes, str], ListParameters] = {}
-        self._written_live: LiveGeneration | None = None
-        self._written_rules = b""
-        self._written: dict[tuple[bytes, bytes], _Written] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.under_way = 0
         """Requests of all routes that have no answer yet; the application counts its own in."""
@@ -103,9 +104,9 @@ class HotRoute:
             self.admit(request.headers)
         except Problem as problem:
             answer = self._refusal(request, problem)
-            asyncio.get_running_loop().call_soon(self._finish, answer, connection, started)
+            asyncio.get_running_loop().call_soon(self._finish, request, answer, connection, started)
         else:
-            if not self._begin_hit(request, connection, started):
+            if request.body is not None or not self._begin_hit(request, connection, started):
                 self.begin_task(request, connection, started)
 
     def admit(self, headers: Any) -> None:
@@ -126,6 +127,10 @@ class HotRoute:
         Raises:
             Problem: If there is no answer.
         """
+        if request.body is not None:
+            reply = await self._batch.answer(request.headers, request.body)
+            kept = [(b"content-type", reply.media_type), (b"cache-control", b"no-store")]
+            return HotAnswer(200, kept, reply.body, "none")
         accept = none_match = b""
         for name, value in request.headers:
             if name == b"accept":
@@ -158,7 +163,7 @@ class HotRoute:
         """Let a request in and answer it, problems and failures included."""
         if not self._tracing.on:
             return await self._outcome(request, admitted=admitted)
-        with self._tracing.request("recommendations", request.headers) as span:
+        with self._tracing.request(request.route, request.headers) as span:
             answer = await self._outcome(request, admitted=admitted)
             span.set_attribute("prescore.source", answer.source)
             span.set_attribute("http.response.status_code", answer.status)
@@ -173,34 +178,35 @@ class HotRoute:
             return self._refusal(request, problem)
         except Exception as error:  # noqa: BLE001 - the client gets an answer whatever it is, the log the trace
             request_id = self.log.id_of(request.headers)
-            self.log.failed("recommendations", request_id, error)
+            self.log.failed(request.route, request_id, error)
             return HotAnswer(
                 FAILURE.status, [*FAILURE.headers, (REQUEST_ID, request_id)], FAILURE.body(), "none"
             )
         answer.headers.append((REQUEST_ID, self.log.id_of(request.headers)))
         return answer
 
-    def count(self, answer: HotAnswer, started: float) -> None:
+    def count(self, request: HotRequest, answer: HotAnswer, started: float) -> None:
         """A request has been answered."""
-        self._metrics.request(_ROUTE, answer.source, answer.status, time.perf_counter() - started)
+        took = time.perf_counter() - started
+        self._metrics.request(ROUTE_INDEX[request.route], answer.source, answer.status, took)
 
     def _refusal(self, request: HotRequest, problem: Problem) -> HotAnswer:
         request_id = self.log.id_of(request.headers)
-        self.log.refused("recommendations", request_id, problem)
+        self.log.refused(request.route, request_id, problem)
         return HotAnswer(problem.status, [*problem.headers, (REQUEST_ID, request_id)], problem.body(), "none")
 
     def _shed(self, request: HotRequest, connection: Connection, started: float) -> None:
         """Refuse because of too much load, with as little work as can be."""
         request_id = self.log.id_of(request.headers)
-        self.log.refused("recommendations", request_id, _OVERLOADED)
+        self.log.refused(request.route, request_id, _OVERLOADED)
         connection.answer(503, _OVERLOADED_LINES + b"%b: %b\r\n" % (REQUEST_ID, request_id), _OVERLOADED_BODY)
-        self._metrics.request(_ROUTE, "none", 503, time.perf_counter() - started)
+        self._metrics.request(ROUTE_INDEX[request.route], "none", 503, time.perf_counter() - started)
 
-    def _finish(self, answer: HotAnswer, connection: Connection, started: float) -> None:
+    def _finish(self, request: HotRequest, answer: HotAnswer, connection: Connection, started: float) -> None:
         lines = b"".join([b"%b: %b\r\n" % header for header in answer.headers])
         connection.answer(answer.status, lines, answer.body)
         self.under_way -= 1
-        self.count(answer, started)
+        self.count(request, answer, started)
 
     def _parameters(self, query: bytes, schema: FeatureSchema) -> ListParameters:
         # Applications ask with the same few query strings, so reading one again is a dictionary look-up.
@@ -245,7 +251,7 @@ class HotRoute:
             hit = _Hit(
                 self, request, connection, started, live, asked, negotiate(accept), none_match, given_id
             )
-            running.store.ask(live.read_predictions(live.key(user_id)), hit.read)
+            running.store.ask(live.read_predictions(user_id), hit.read)
         except Exception:  # noqa: BLE001 - a problem or worse: the long way meets it again and tells it
             return False
         return True
@@ -263,16 +269,15 @@ class HotRoute:
         Raises:
             StoreError: If the row cannot be read.
         """
-        if type(row) is not list or row[2] is None:
+        if type(row) is not list:
             return None
         lookup = self._service().lookup
-        rules = lookup.rules_version
-        if live is not self._written_live or rules != self._written_rules:
-            self._written_live, self._written_rules, self._written = live, rules, {}
-        known = self._written.get((row[2], media_type))
-        if known is not None and none_match and still_holds(none_match, known.etag):
+        known = self._written.of(live, row[2], media_type, lookup.rules_version)
+        if known is None:
+            return None
+        if none_match and still_holds(none_match, known.etag):
             return 304, known.lines, b""
-        if known is not None and known.list is not None and lookup.verbatim(asked):
+        if lookup.verbatim(asked):
             age = max(time.time() - live.published, 0.0)
             body = known.list.write(row[0] or b"", row[1] or b"", asked.k, age)
             if body is not None:
@@ -280,15 +285,12 @@ class HotRoute:
         answer = lookup.stored(live, row, asked)
         if answer is None or answer.source != "precomputed":
             return None
-        if known is None:
-            known = _Written(answer, media_type, self._cache_control, rules)
-            self._written[row[2], media_type] = known
         return 200, known.lines, encode(answer, media_type)
 
     def done(self, status: int, started: float) -> None:
         """A plain hit has been answered."""
         self.under_way -= 1
-        self._metrics.request(_ROUTE, "precomputed", status, time.perf_counter() - started)
+        self._metrics.request(_RECOMMENDATIONS, "precomputed", status, time.perf_counter() - started)
 
     def begin_task(self, request: HotRequest, connection: Connection, started: float) -> None:
         """Answer by the long way."""
@@ -297,7 +299,7 @@ class HotRoute:
         task.add_done_callback(self._tasks.discard)
 
     async def _long_way(self, request: HotRequest, connection: Connection, started: float) -> None:
-        self._finish(await self.outcome(request, admitted=True), connection, started)
+        self._finish(request, await self.outcome(request, admitted=True), connection, started)
 
 
 def _overloaded() -> Problem:
@@ -307,26 +309,6 @@ def _overloaded() -> Problem:
 _OVERLOADED: Final = _overloaded()
 _OVERLOADED_LINES: Final = b"".join([b"%b: %b\r\n" % header for header in _OVERLOADED.headers])
 _OVERLOADED_BODY: Final = _OVERLOADED.body()
-
-
-class _Written:
-    """What the answers from rows of one origin have in common.
-
-    Args:
-        answer: One of them.
-        media_type: Of all of them.
-        cache_control: What caches may do with them.
-        rules: Version of the serving rules that have a part in them.
-    """
-
-    __slots__ = ("etag", "lines", "list")
-
-    def __init__(self, answer: Answer, media_type: bytes, cache_control: bytes, rules: bytes) -> None:
-        self.etag = validator(answer.generation, rules)
-        lines = b"content-type: %b\r\nvary: accept\r\netag: %b\r\ncache-control: %b\r\n"
-        self.lines = lines % (media_type, self.etag, cache_control)
-        compiled = media_type in {JSON, MESSAGE_PACK}
-        self.list = WrittenList(answer, media_type) if compiled else None
 
 
 class _Hit:

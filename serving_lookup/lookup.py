@@ -149,7 +149,7 @@ class Lookup:
         readings: list[asyncio.Future[Any] | None] = []
         for user_id in user_ids:
             try:
-                readings.append(self._store.send(live.read_predictions(live.key(user_id))))
+                readings.append(self._store.send(live.read_predictions(user_id)))
             except StoreError:
                 readings.append(None)
         for user_id, reading in zip(user_ids, readings, strict=True):
@@ -206,7 +206,7 @@ class Lookup:
                 if fresh is not None:
                     return self.scored(live, fresh, asked, await self._items_seen(live, seen))
             for _ in range(_ATTEMPTS):
-                reading = self._store.send(live.read_predictions(live.key(user_id)))
+                reading = self._store.send(live.read_predictions(user_id))
                 row, hidden = accepted(await reading), await self._items_seen(live, seen)
                 if (answer := self.stored(live, row, asked, hidden)) is not None:
                     parity = self._parity

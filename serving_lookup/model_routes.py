@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import structlog
 from fastapi import FastAPI, Request, Response
 
 from features.errors import StoreError
-from serving_lookup.answers import (
-    JSON,
-    Answer,
-    BatchAnswer,
-    Explanation,
-    PairScore,
-    SeenAnswer,
-    UserAnswer,
-    encode,
-    negotiate,
-)
+from serving_lookup.answers import Answer, BatchAnswer, Explanation, PairScore, SeenAnswer, negotiate
 from serving_lookup.openapi import ITEM, MODEL, list_parameters, operation, path_id
-from serving_lookup.parameters import (
-    ListParameters,
-    checked_parameters,
-    read_id,
-    read_ids,
-    read_item_parameter,
-    read_json_id,
-    unescape,
+from serving_lookup.parameters import read_id, read_ids, read_item_parameter, unescape
+from serving_lookup.problems import Problem, no_such_model, unavailable
+from serving_lookup.request_bodies import (
+    BatchRequest,
+    ScoreRequest,
+    SeenItems,
+    parameters_of,
+    read_body,
+    read_bytes,
 )
-from serving_lookup.problems import FAILURE, Problem, no_such_model, unavailable
-from serving_lookup.request_bodies import BatchRequest, ScoreRequest, SeenItems, read_body
 from serving_lookup.responses import NO_STORE, as_text, respond
-from serving_lookup.written_batch import user_json, written_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from materialize.settings import Settings
     from serving_lookup.activation import LiveGeneration
-    from serving_lookup.hot_route import HotRoute
+    from serving_lookup.batch_route import BatchRoute
     from serving_lookup.lookup import Lookup
     from serving_lookup.service import LookupService
-
-log = structlog.get_logger()
 
 _READ = (400, 404, 406, 503)
 _POSTED = (400, 404, 406, 413, 415, 422, 503)
@@ -56,7 +41,7 @@ class ModelRoutes:
         service: Gives the running service; raises a 503 problem before it runs.
         settings: The whole tree.
         recommend: Answers the hot route; here for HEAD requests and for the description.
-        hot: Writes plain hits.
+        batch: Answers batches.
     """
 
     def __init__(
@@ -64,10 +49,10 @@ class ModelRoutes:
         service: Callable[[], LookupService],
         settings: Settings,
         recommend: Callable[..., Any],
-        hot: HotRoute,
+        batch: BatchRoute,
     ) -> None:
         self._service, self._model, self._limits = service, settings.model, settings.lookup
-        self._recommend, self._hot = recommend, hot
+        self._recommend, self._batch = recommend, batch
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes to an application."""
@@ -126,45 +111,10 @@ class ModelRoutes:
     async def batch(self, request: Request, model: str) -> Response:
         """The items of many users; each gets an answer or a problem of its own."""
         request.state.route = "batch"
-        _, lookup, live = self._of(model)
-        asked = await read_body(request, BatchRequest, self._limits.max_body_bytes)
-        if len(asked.users) > self._limits.max_batch:
-            most = self._limits.max_batch
-            raise Problem(413, "batch-too-large", f"At most {most} users; this batch has {len(asked.users)}.")
-        parameters = _list_parameters(asked, live, self._limits.max_k)
-        media_type = negotiate(request.headers.get("accept", "").encode())
-        kind = live.artifact.schema.user_id_type
-        users = [_read_user(user, kind) for user in asked.users]
-        wanted = [user for user in users if not isinstance(user, UserAnswer)]
-        if media_type == JSON and lookup.plain_live() is live:
-            return await self._batch_json(live, users, wanted, parameters)
-        answers = iter(await lookup.recommend_many(live, wanted, parameters))
-        return respond(
-            BatchAnswer([u if isinstance(u, UserAnswer) else _of_user(u, next(answers)) for u in users]),
-            media_type,
-        )
-
-    async def _batch_json(
-        self,
-        live: LiveGeneration,
-        users: list[int | str | UserAnswer],
-        wanted: list[int | str],
-        asked: ListParameters,
-    ) -> Response:
-        """The same document, of which plain hits are written straight from their rows."""
-        running = self._service()
-        written = await written_batch(self._hot, running.store, live, wanted, asked)
-        others = [user for user, text in zip(wanted, written, strict=True) if text is None]
-        answers = iter(await running.lookup.recommend_many(live, others, asked) if others else ())
-        texts, parts = iter(written), []
-        for u in users:
-            if isinstance(u, UserAnswer):
-                parts.append(encode(u, JSON))
-            elif (text := next(texts)) is not None:
-                parts.append(user_json(u, text))
-            else:
-                parts.append(encode(_of_user(u, next(answers)), JSON))
-        return Response(b'{"users":[%b]}' % b",".join(parts), headers=NO_STORE, media_type=JSON.decode())
+        self._of(model)
+        raw = await read_bytes(request, self._limits.max_body_bytes)
+        answer = await self._batch.answer(request.scope["headers"], raw)
+        return Response(answer.body, headers=NO_STORE, media_type=answer.media_type.decode())
 
     async def pair_score(self, request: Request, model: str, user: str, item: str) -> Response:
         """The model's margin of one user and one item, computed on demand."""
@@ -234,7 +184,7 @@ class ModelRoutes:
         request.state.route = "score"
         running, lookup, live = self._of(model)
         asked = await read_body(request, ScoreRequest, self._limits.max_body_bytes)
-        parameters = _list_parameters(asked, live, self._limits.max_k)
+        parameters = parameters_of(asked, live.artifact.schema, self._limits.max_k)
         media_type = negotiate(request.headers.get("accept", "").encode())
         scored = await running.fallback.inline(live, asked)
         request.state.source = "fallback"
@@ -245,33 +195,3 @@ class ModelRoutes:
         if model != self._model:
             raise no_such_model(model.encode("latin-1"))
         return running, running.lookup, running.lookup.live()
-
-
-def _read_user(user: object, kind: Literal["int64", "string"]) -> int | str | UserAnswer:
-    """A user's id, or the answer that it is none."""
-    try:
-        return read_json_id(user, kind, "user")
-    except Problem as problem:
-        return UserAnswer(user if isinstance(user, int | str) else None, problem=problem.document)
-
-
-def _of_user(user_id: int | str, answer: Answer | BaseException) -> UserAnswer:
-    """One user of a batch, whose failure is no other's."""
-    if isinstance(answer, Answer):
-        return UserAnswer(user_id, answer)
-    problem = answer if isinstance(answer, Problem) else FAILURE
-    if problem is FAILURE:
-        log.error("request_failed", route="batch", error=repr(answer))
-    return UserAnswer(user_id, problem=problem.document)
-
-
-def _list_parameters(asked: BatchRequest | ScoreRequest, live: LiveGeneration, max_k: int) -> ListParameters:
-    return checked_parameters(
-        live.artifact.schema,
-        max_k,
-        k=asked.k,
-        exclude=asked.exclude,
-        only=asked.only,
-        at_most=asked.at_most,
-        fields=asked.fields,
-    )

@@ -128,6 +128,15 @@ def read_json_id(value: object, kind: Literal["int64", "string"], entity: str) -
     return read_id(text, kind, entity)
 
 
+def are_ids(values: Sequence[object], kind: Literal["int64", "string"]) -> bool:
+    """Whether all of many values are ids as they stand; a quick look, after which :func:`read_json_id` may still read them."""
+    kinds = {*map(type, values)}
+    if kind == "int64":
+        return kinds == {int} and min(values) >= -_INT64 and max(values) < _INT64  # type: ignore[type-var, operator]  # all are int
+    longest = MAX_ID_BYTES // 4  # as many characters as always fit
+    return kinds == {str} and "" not in values and max(map(len, values)) <= longest  # type: ignore[arg-type]  # all are str
+
+
 def read_item_parameter(query: bytes, kind: Literal["int64", "string"]) -> int | str:
     """The item of a query string that must hold ``item`` and nothing else.
 

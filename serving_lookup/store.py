@@ -127,12 +127,12 @@ class Store:
         self.ask(packed, partial(_settle, future))
         return future
 
-    def ask(self, packed: bytes, answered: Callable[[Any], None]) -> None:
-        """Send one packed command with the others of this turn of the loop.
+    def ask(self, packed: bytes, *answered: Callable[[Any], None]) -> None:
+        """Send packed commands with the others of this turn of the loop.
 
         Args:
-            packed: See :func:`pack`.
-            answered: Gets the reply, once. An error reply is of type ``hiredis.ReplyError``; a connection that broke
+            packed: See :func:`pack`; more than one may follow one another.
+            answered: One per command, in their order: gets the reply, once. An error reply is of type ``hiredis.ReplyError``; a connection that broke
                 or a reply that took too long, a :class:`StoreError`. It must not raise.
 
         Raises:
@@ -148,7 +148,8 @@ class Store:
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(packed)
-        connection.waiting.append((self._loop.time(), answered))
+        now = self._loop.time()
+        connection.waiting.extend([(now, told) for told in answered])
 
     async def call(self, *arguments: bytes) -> Any:
         """Send a command and return its reply.

@@ -241,7 +241,7 @@ def _service_subjects(world: BenchWorld, port: int, workers: int) -> Iterator[Su
     yield Subject(f"{1 - MISSES_IN_MIX:.0%} hits, latency of those", Load("http", port, mixed, timed=timed))
     bodies = [json.dumps({"users": known[i : i + 100], "k": 20}) for i in range(0, DRAWN, 100)]
     batch = [_post(f"{path}/recommendations:batch", body) for body in bodies]
-    yield Subject("batch of 100 hits", Load("http", port, batch, connections=4), users=100)
+    yield Subject("batch of 100 hits", Load("http", port, batch), users=100)
 
 
 def _post(path: str, body: str) -> bytes:

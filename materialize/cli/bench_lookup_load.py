@@ -148,21 +148,23 @@ class _Connection(asyncio.Protocol):
 
 
 class _HttpConnection(_Connection):
-    _buffer = b""
+    _head, _status, _missing = b"", b"", 0
 
     def data_received(self, data: bytes) -> None:
-        buffer = self._buffer + data if self._buffer else data
-        end = buffer.find(b"\r\n\r\n")
-        if end > 0:
-            at = buffer.find(b"ontent-length: ")
-            at = at if 0 < at < end else buffer.find(b"ontent-Length: ")
-            length = int(buffer[at + 15 : buffer.find(b"\r", at)])
-            if len(buffer) >= end + 4 + length:
-                self._buffer = b""
-                status = buffer[9:12]
-                self._answered(good=status == b"200", shed=status == b"503")
+        if self._missing:
+            self._missing -= len(data)
+        else:
+            head = self._head + data
+            end = head.find(b"\r\n\r\n")
+            if end < 0:
+                self._head = head
                 return
-        self._buffer = buffer
+            at = head.find(b"ontent-length: ")
+            at = at if 0 < at < end else head.find(b"ontent-Length: ")
+            length = int(head[at + 15 : head.find(b"\r", at)])
+            self._head, self._status, self._missing = b"", head[9:12], end + 4 + length - len(head)
+        if not self._missing:
+            self._answered(good=self._status == b"200", shed=self._status == b"503")
 
 
 class _RespConnection(_Connection):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 
 import msgspec
 import numpy as np
@@ -23,6 +24,11 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters='"\\', min_codep
 
 def answer(items: list[Item]) -> Answer:
     return Answer(items, "precomputed", 'g "1"', "model-é", "2026-01-01T00:00:00+00:00", 12.5)
+
+
+def narrow(packed: bytes, score: float) -> bytes:
+    """The general writer knows only doubles; a stored score is a float32."""
+    return packed.replace(struct.pack(">Bd", 0xCB, score), struct.pack(">Bf", 0xCA, score))
 
 
 def written(ids: bytes, scores: bytes, k: int) -> object:
@@ -68,8 +74,9 @@ def test_a_score_comes_back_to_the_bit_or_is_left_alone(score: float, media_type
         assert back == score
         assert math.copysign(1, back) == math.copysign(1, score)
     else:
+        assert media_type == JSON
         assert score != 0
-        assert not (2.0**-36 if media_type == JSON else 2.0**-126) < abs(score) < 2.0**60
+        assert not 2.0**-36 < abs(score) < 2.0**60
 
 
 @pytest.mark.parametrize("length", [31, 32, 255, 256, 1024])
@@ -79,7 +86,7 @@ def test_heads_of_longer_texts_and_lists(length: int, count: int) -> None:
     items = [Item(item, 1.5) for item in ids]
     row = encode_value(ids, Kind.STRING_LIST), encode_value([1.5] * count, Kind.FLOAT_LIST)
     packed = WrittenList(answer([]), MESSAGE_PACK).write(*row, count, 12.5)
-    assert packed == encode(answer(items), MESSAGE_PACK)
+    assert packed == narrow(encode(answer(items), MESSAGE_PACK), 1.5)
 
 
 @given(INTS)
@@ -92,7 +99,8 @@ def test_heads_of_longer_texts_and_lists(length: int, count: int) -> None:
 def test_whole_numbers_are_packed_as_the_general_writer_does(number: int) -> None:
     row = encode_value([number], Kind.INT64_LIST), encode_value([0.1], Kind.FLOAT_LIST)
     packed = WrittenList(answer([]), MESSAGE_PACK).write(*row, 1, 12.5)
-    assert packed == encode(answer([Item(number, float(np.float32(0.1)))]), MESSAGE_PACK)
+    score = float(np.float32(0.1))
+    assert packed == narrow(encode(answer([Item(number, score)]), MESSAGE_PACK), score)
 
 
 def test_what_needs_an_escape_or_is_no_number_is_left_to_the_general_writer() -> None:
@@ -100,8 +108,10 @@ def test_what_needs_an_escape_or_is_no_number_is_left_to_the_general_writer() ->
     for awkward in ('say "hi"', "back\\slash", "new\nline", "\x00"):
         assert text.write(encode_value([awkward], Kind.STRING_LIST), scores, 1, 0.0) is None
     for odd in (math.nan, math.inf, -math.inf):
-        row = encode_value([1], Kind.INT64_LIST), encode_value([odd], Kind.FLOAT_LIST)
-        assert written(*row, 1) is None
+        assert (
+            text.write(encode_value([1], Kind.INT64_LIST), encode_value([odd], Kind.FLOAT_LIST), 1, 0.0)
+            is None
+        )
 
 
 @given(st.binary(max_size=40), st.binary(max_size=40), st.integers(1, 12), st.data())
