@@ -30,7 +30,7 @@ from materialize.training.boosting import (
     model_bytes,
 )
 from materialize.training.checkpoint import Checkpoint
-from materialize.training.choices import choose_even_users, choose_exclude_seen, told_choices
+from materialize.training.choices import Choice, choose_even_users, choose_exclude_seen, told_choices
 from materialize.training.evaluate import (
     EvaluationTask,
     evaluate_baseline,
@@ -45,6 +45,7 @@ from materialize.training.label_windows import (
 from materialize.training.score_facts import gain_by_scope
 from materialize.training.stand_in import stand_in_for
 from materialize.training.training_rows import TrainingRows
+from materialize.training.tuning import Search, Tuned
 from materialize.training.window_labels import WindowLabels, read_labels, sample_window
 
 if TYPE_CHECKING:
@@ -87,7 +88,11 @@ def train_model(
         )
         builds = _build_all(settings, sources, plan, progress)
         lineage = _lineage(settings, sources, cutoff, plan, builds, client)
-        found = _find(settings, lineage)
+        search = Search.open(settings, _inputs(settings, lineage)) if settings.tuning.trials else None
+        tuned = search.finished() if search is not None else None
+        if tuned is not None:
+            settings, lineage = _apply(tuned, settings, lineage)
+        found = _find(settings, lineage) if search is None or tuned is not None else None
         if found is not None:
             log.info("model_reused", model_id=found.id)
             return found
@@ -111,11 +116,16 @@ def train_model(
     newest, rows = len(parts[-1]), TrainingRows.joined(parts)
     del parts
     _check_labels(rows, plan)
+    held_out = _hold_out(rows, newest)
+    if search is not None and tuned is None and held_out is not None:
+        with stage(progress, "search for parameters", total=settings.tuning.trials) as running:
+            tuned = _search(client, search, held_out, schema, running)
+        settings, lineage = _apply(tuned, settings, lineage)
     checkpoints = [
         Checkpoint.of(settings.models_path, _inputs(settings, lineage), p) for p in ("find", "final")
     ]
     with stage(progress, "train on the cluster", total=2 * settings.training.trees) as running:
-        first, final = _boost(settings, client, rows, newest, schema, checkpoints, running)
+        first, final = _boost(settings, client, rows, held_out, schema, checkpoints, running)
         running.rows = len(rows)
     with stage(progress, "evaluate beside baselines") as running:
         methods = {
@@ -132,7 +142,7 @@ def train_model(
     metrics = {
         **evaluation_report(task, methods, seed),
         "exclude_seen": {"value": seen.value, "reason": seen.reason},
-        "choices": [asdict(choice) for choice in (seen, even, stand_in, *told)],
+        "choices": [asdict(choice) for choice in (seen, even, stand_in, *told, *_told(tuned))],
         "training": {
             "windows": [[w.start.isoformat(), w.end.isoformat()] for w in plan.training],
             "rows": len(rows),
@@ -141,6 +151,7 @@ def train_model(
             "curve": first.curve,
             "gain": (gain := gain_by_feature(booster)),
             "gain_by_scope": gain_by_scope(gain, schema),
+            "trials": tuned.trials if tuned is not None else [],
         },
     }
     bundle = ModelBundle.save(
@@ -243,22 +254,58 @@ def _check_labels(rows: TrainingRows, plan: WindowPlan) -> None:
     )
 
 
+def _hold_out(rows: TrainingRows, newest: int) -> tuple[TrainingRows, TrainingRows] | None:
+    """Rows of the older windows and of the newest one, the last ``newest`` rows; of one window, a fifth of its users.
+
+    ``None`` where one of the two would have only one label.
+    """
+    if 0 < newest < len(rows):
+        older, newer = rows.between(0, len(rows) - newest), rows.between(len(rows) - newest, len(rows))
+    else:
+        fifth = rows.groups % 5 == 0
+        older, newer = rows.where(~fifth), rows.where(fifth)
+    return (older, newer) if min(len(np.unique(part.labels)) for part in (older, newer)) == 2 else None
+
+
+def _search(
+    client: Client,
+    search: Search,
+    held_out: tuple[TrainingRows, TrainingRows],
+    schema: FeatureSchema,
+    running: Stage,
+) -> Tuned:
+    def each(said: str) -> None:
+        running.advance(rows=1)
+        running.note(said)
+        log.info("trial", said=said)
+
+    return search.run(client, *held_out, schema, each)
+
+
+def _apply(tuned: Tuned, settings: Settings, lineage: Lineage) -> tuple[Settings, Lineage]:
+    """Settings to train with, and the lineage of what they make, as a search has found them."""
+    found = {"trials": len(tuned.trials), tuned.metric: tuned.best, "untuned": tuned.untuned}
+    parameters = {**lineage.parameters, **tuned.chosen, "tuning": found}
+    return (
+        settings.model_copy(update={"training": tuned.applied(settings.training)}),
+        lineage.model_copy(update={"parameters": parameters}),
+    )
+
+
+def _told(tuned: Tuned | None) -> list[Choice]:
+    return [] if tuned is None else [Choice("tuning", tuned.chosen or "as set", tuned.reason)]
+
+
 def _boost(
     settings: Settings,
     client: Client,
     rows: TrainingRows,
-    newest: int,
+    held_out: tuple[TrainingRows, TrainingRows] | None,
     schema: FeatureSchema,
     checkpoints: list[Checkpoint],
     running: Stage,
 ) -> tuple[Boosted, Boosted]:
-    """Find the number of rounds on the newest window, the last ``newest`` rows; then train on all rows with it."""
-    if 0 < newest < len(rows):
-        older, held_out = rows.between(0, len(rows) - newest), rows.between(len(rows) - newest, len(rows))
-    else:
-        fifth = rows.groups % 5 == 0
-        older, held_out = rows.where(~fifth), rows.where(fifth)
-    usable = min(len(np.unique(older.labels)), len(np.unique(held_out.labels))) == 2
+    """Find the number of rounds on rows that are held out; then train on all rows with it."""
     trees = settings.training.trees
 
     own, (find, keep) = settings.training, checkpoints
@@ -268,12 +315,11 @@ def _boost(
         running.note(f"round {number + 1}: {metric_name(own)} {metric:.5f}")
         log.info("round", number=number, metric=metric)
 
-    if not usable:
+    if held_out is None:
         final = boost(client, rows, schema, own, rounds=trees, on_round=each, checkpoint=keep)
         return final, final
-    first = boost(
-        client, older, schema, own, rounds=trees, validation=held_out, on_round=each, checkpoint=find
-    )
+    older, newer = held_out
+    first = boost(client, older, schema, own, rounds=trees, validation=newer, on_round=each, checkpoint=find)
     final = boost(client, rows, schema, own, rounds=first.rounds, on_round=each, checkpoint=keep)
     log.info("trained", rounds=first.rounds, rows=len(rows))
     return first, final
