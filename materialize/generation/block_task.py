@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.errors import StorageError
-from features.feature_build import FeatureBuild, block_range
+from features.feature_build import MANIFEST, FeatureBuild, block_range
 from features.schema import ITEM_ID, USER_ID
 from materialize.generation.catalogue import Catalogue
 from materialize.generation.lineage import GONE
@@ -196,7 +196,7 @@ def block_inputs(
 
 
 # A worker runs many blocks of one generation: it opens things once. The look-up by path is safe, for
-# builds and bound catalogues are written aside and never changed in place.
+# bound catalogues and snapshots of items are written aside and never changed in place.
 @lru_cache(maxsize=2)
 def _bound(folder: Path) -> BoundCatalogue:
     return BoundCatalogue.load(folder)
@@ -212,9 +212,15 @@ def _delta(catalogue: Path, parent_snapshots: Path) -> DeltaScorer:
     return DeltaScorer.of(_bound(catalogue), load_items(parent_snapshots))
 
 
-@lru_cache(maxsize=2)
 def _build(folder: Path, fingerprint: str) -> FeatureBuild:
-    build = FeatureBuild.load(folder)
+    # A build is replaced as a whole, by another of its cut-off or, with its fingerprint, by one without erased users.
+    try:
+        stat = (folder / MANIFEST).stat()
+        build = _loaded(folder, stat.st_ino, stat.st_mtime_ns)
+    except OSError as error:
+        raise StorageError(
+            f"the features in {folder} cannot be read", got=str(error), fix="build them again, then run again"
+        ) from error
     if build.fingerprint != fingerprint:
         raise StorageError(
             f"the features in {folder} were built anew while they were being scored",
@@ -223,6 +229,12 @@ def _build(folder: Path, fingerprint: str) -> FeatureBuild:
             fix="run again: that plans a generation of the new features",
         )
     return build
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: Path, inode: int, mtime_ns: int) -> FeatureBuild:
+    del inode, mtime_ns  # they tell a build from one that has taken its place
+    return FeatureBuild.load(folder)
 
 
 @lru_cache(maxsize=2)

@@ -193,6 +193,9 @@ def test_the_record_alone_leads_to_the_user(shop: World) -> None:
 def test_source_tables_do_not_bring_a_user_back(shop: World, client: Client) -> None:
     settings = shop.settings
     erase_user(settings, "77")
+    # The workers are those that have read the features with the user in them.
+    assert shop.publish(client, 2, k=9).kind == "full"
+    assert set(places(shop, 77).values()) == {0}
     shutil.rmtree(open_build(settings).path)
     build = walk.build_features(settings, CUTOFF, NoProgress())
     assert 77 not in build.read_users()["user_id"].to_pylist()
