@@ -26,7 +26,7 @@ from serving_lookup.tracing import Tracing
 from serving_lookup.written_answers import WrittenAnswers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 
     from materialize.settings import Settings
     from serving_lookup.connection import Connection
@@ -119,9 +119,11 @@ class LookupApplication:
         """Answer a plain request for recommendations, now or later."""
         self._hot.begin(request, connection)
 
-    def refused(self, problem: Problem) -> list[tuple[bytes, bytes]]:
-        """Count what was no request that could be read; headers to add to its answer."""
-        request_id = self._log.id_of(())
+    def refused(
+        self, problem: Problem, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> list[tuple[bytes, bytes]]:
+        """Count a request that no route answers, or that could not even be read; headers to add to its answer."""
+        request_id = self._log.id_of(headers)
         self._log.refused("none", request_id, problem)
         self._metrics.request(_OTHER, "none", problem.status, 0.0)
         return [(REQUEST_ID, request_id)]
@@ -130,14 +132,17 @@ class LookupApplication:
         """Answer a request of the operations' own address, which needs no key and is never shed."""
         await self._rest(scope["raw_path"], scope, receive, send, admitted=True)
 
-    async def tell(self, problem: Problem, send: Send) -> None:
+    async def tell(self, problem: Problem, scope: Scope, send: Send) -> None:
         """Answer with a problem."""
-        headers = [*problem.headers, *self.refused(problem)]
+        headers = [*problem.headers, *self.refused(problem, scope["headers"])]
         await _send(send, problem.status, headers, problem.body())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of ASGI 3."""
         path: bytes = scope["raw_path"]
+        if self._hot.full and path not in _OPEN:
+            await self.tell(await self._hot.refusal(), scope, send)
+            return
         self._hot.under_way += 1
         try:
             if path.endswith(_RECOMMENDATIONS) and scope["method"] == "GET":
@@ -172,7 +177,7 @@ class LookupApplication:
         scope = {**scope, "path": path.decode("latin-1"), "state": state}
         try:
             if path not in _OPEN and not admitted:
-                self._hot.admit(scope["headers"])
+                self._hot.check_key(scope["headers"])
             if self._tracing.on and path not in _OPEN:
                 with self._tracing.request("other", scope["headers"]) as span:
                     await self._api(scope, receive, send_and_note)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from serving_lookup.answers import encode, negotiate
@@ -18,6 +19,7 @@ from serving_lookup.metrics import ROUTE_INDEX
 from serving_lookup.parameters import read_id, read_list_parameters, unescape
 from serving_lookup.problems import FAILURE, Problem, no_such_model, no_such_path, unavailable
 from serving_lookup.request_log import REQUEST_ID
+from serving_lookup.shedding import Shedding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,37 +89,43 @@ class HotRoute:
         self._queries: dict[tuple[bytes, str], ListParameters] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.under_way = 0
-        """Requests of all routes that have no answer yet; the application counts its own in."""
+        """Requests of all routes that are being answered; the application counts its own in."""
+        self._shedding = Shedding()
 
     def begin(self, request: HotRequest, connection: Connection) -> None:
         """Answer a request that came in on a connection, now or later."""
-        self.under_way += 1
         started = time.perf_counter()
-        # Refusals wait for the end of this turn of the loop: a client that has its answer within the turn asks again
-        # within it, and under load the turn, and with it everything that waits for the next one, would never end.
-        if self.under_way > self._most_under_way:
-            self.under_way -= 1
-            self._metrics.event("shed")
-            asyncio.get_running_loop().call_soon(self._shed, request, connection, started)
+        if self.full:
+            self._shedding.refuse(partial(self._shed, request, connection, started))
             return
+        self.under_way += 1
         try:
-            self.admit(request.headers)
+            self.check_key(request.headers)
         except Problem as problem:
+            # Told within this turn of the loop, a client asks again within it, and under load the turn would not end.
             answer = self._refusal(request, problem)
             asyncio.get_running_loop().call_soon(self._finish, request, answer, connection, started)
         else:
             if request.body is not None or not self._begin_hit(request, connection, started):
                 self.begin_task(request, connection, started)
 
-    def admit(self, headers: Any) -> None:
+    @property
+    def full(self) -> bool:
+        """Whether as many requests are under way as may be."""
+        return self.under_way >= self._most_under_way
+
+    async def refusal(self) -> Problem:
+        """What to tell one request too many, when it is its turn."""
+        await self._shedding.turn()
+        self._metrics.event("shed")
+        return _OVERLOADED
+
+    def check_key(self, headers: Any) -> None:
         """Let a request in.
 
         Raises:
-            Problem: 503 if too many are under way, 401 if it lacks a key.
+            Problem: 401 if it lacks a key.
         """
-        if self.under_way > self._most_under_way:
-            self._metrics.event("shed")
-            raise _overloaded()
         if self._keys.asks:
             self._keys.check(headers)
 
@@ -172,7 +180,7 @@ class HotRoute:
     async def _outcome(self, request: HotRequest, *, admitted: bool) -> HotAnswer:
         try:
             if not admitted:
-                self.admit(request.headers)
+                self.check_key(request.headers)
             answer = await self.answer(request)
         except Problem as problem:
             return self._refusal(request, problem)
@@ -197,6 +205,7 @@ class HotRoute:
 
     def _shed(self, request: HotRequest, connection: Connection, started: float) -> None:
         """Refuse because of too much load, with as little work as can be."""
+        self._metrics.event("shed")
         request_id = self.log.id_of(request.headers)
         self.log.refused(request.route, request_id, _OVERLOADED)
         connection.answer(503, _OVERLOADED_LINES + b"%b: %b\r\n" % (REQUEST_ID, request_id), _OVERLOADED_BODY)
@@ -302,11 +311,7 @@ class HotRoute:
         self._finish(request, await self.outcome(request, admitted=True), connection, started)
 
 
-def _overloaded() -> Problem:
-    return unavailable("overloaded", "Too many requests are under way.")
-
-
-_OVERLOADED: Final = _overloaded()
+_OVERLOADED: Final = unavailable("overloaded", "Too many requests are under way.")
 _OVERLOADED_LINES: Final = b"".join([b"%b: %b\r\n" % header for header in _OVERLOADED.headers])
 _OVERLOADED_BODY: Final = _OVERLOADED.body()
 

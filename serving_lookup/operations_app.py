@@ -41,4 +41,4 @@ class OperationsApplication:
         if path in _SHOWN:
             await self._whole.operate(scope, receive, send)
         else:
-            await self._whole.tell(no_such_path(path), send)
+            await self._whole.tell(no_such_path(path), scope, send)
