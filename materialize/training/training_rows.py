@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from materialize.training.stored_values import StoredValues
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -16,13 +18,13 @@ class TrainingRows:
     """Rows of one training set.
 
     Attributes:
-        values: float32[n, features] in schema order; NaN is missing.
+        values: float32[n, features] in schema order; NaN is missing. In memory, or in a file.
         labels: float32[n], 0 or 1.
         weights: float32[n]: how many pairs a row stands for.
         groups: int64[n]: the list (user in a window) a row belongs to; sorted.
     """
 
-    values: NDArray[np.float32]
+    values: NDArray[np.float32] | StoredValues
     labels: NDArray[np.float32]
     weights: NDArray[np.float32]
     groups: NDArray[np.int64]
@@ -32,7 +34,7 @@ class TrainingRows:
 
     @classmethod
     def joined(cls, parts: list[TrainingRows]) -> TrainingRows:
-        """Rows one after the other; groups of different parts stay different."""
+        """Rows one after the other, in memory; groups of different parts stay different."""
         if len(parts) == 1:
             return parts[0]
         firsts = np.cumsum([0, *(int(p.groups[-1]) + 1 if len(p) else 0 for p in parts[:-1])])
@@ -45,7 +47,8 @@ class TrainingRows:
 
     def where(self, keep: NDArray[np.bool_]) -> TrainingRows:
         """The rows for which ``keep`` is true."""
-        return TrainingRows(self.values[keep], self.labels[keep], self.weights[keep], self.groups[keep])
+        values = self.values.where(keep) if isinstance(self.values, StoredValues) else self.values[keep]
+        return TrainingRows(values, self.labels[keep], self.weights[keep], self.groups[keep])
 
     def between(self, start: int, stop: int) -> TrainingRows:
         """Rows from ``start`` to before ``stop``, without a copy."""
@@ -60,3 +63,9 @@ class TrainingRows:
             inside = wanted < len(self)
             edges.append(int(np.searchsorted(self.groups, self.groups[wanted])) if inside else len(self))
         return [slice(a, max(a, b)) for a, b in zip(edges, [*edges[1:], len(self)], strict=True)]
+
+    def batches(self) -> list[slice]:
+        """Slices to read one after the other, cut between groups: of values in a file several, of others one."""
+        if not isinstance(self.values, StoredValues):
+            return [slice(0, len(self))]
+        return [part for part in self.split(len(list(self.values.batches()))) if part.stop > part.start]

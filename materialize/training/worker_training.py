@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import xgboost
 from distributed import get_worker
@@ -17,7 +20,11 @@ from distributed.comm.addressing import get_address_host
 from xgboost.dask import CommunicatorContext
 from xgboost.tracker import RabitTracker
 
+from materialize.training.stored_values import StoredValues
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from distributed import Worker
 
     from features.schema import FeatureSchema
@@ -43,18 +50,46 @@ class Recipe:
     ranking: bool
     begun: bytes
 
-    def matrix(self, rows: TrainingRows, reference: xgboost.DMatrix | None = None) -> xgboost.QuantileDMatrix:
-        """Rows in bins; those of the reference, if there is one. Every worker must do this at the same time."""
-        return xgboost.QuantileDMatrix(
-            rows.values,
-            label=rows.labels,
-            **({"qid": rows.groups} if self.ranking else {"weight": rows.weights}),
-            feature_names=self.schema.names,
-            feature_types=[column.feature_type for column in self.schema.columns],
-            enable_categorical=True,
-            ref=reference,
-            nthread=threads(),
+    def matrix(
+        self, rows: TrainingRows, cache: Path, reference: xgboost.DMatrix | None = None
+    ) -> xgboost.DMatrix:
+        """Rows in bins; those of the reference, if there is one. Every worker must do this at the same time.
+
+        Rows whose values are in a file are read batch by batch; then the bins are in files of the folder ``cache``.
+        """
+        stored = isinstance(rows.values, StoredValues)
+        kind = xgboost.ExtMemQuantileDMatrix if stored else xgboost.QuantileDMatrix
+        batches = _Batches(rows, self, str(cache / uuid4().hex) if stored else None)
+        return kind(batches, enable_categorical=True, ref=reference, nthread=threads())
+
+
+class _Batches(xgboost.DataIter):
+    """A worker's rows for XGBoost, in batches that cut no list."""
+
+    def __init__(self, rows: TrainingRows, recipe: Recipe, cache: str | None) -> None:
+        self._rows, self._recipe = rows, recipe
+        self._parts: Iterator[slice] = iter(())
+        super().__init__(cache_prefix=cache)
+
+    def reset(self) -> None:
+        """Called by XGBoost before each of its passes."""
+        self._parts = iter(self._rows.batches())
+
+    def next(self, input_data: Callable[..., None]) -> bool:
+        """Called by XGBoost for the next batch; false: there is none."""
+        part = next(self._parts, None)
+        if part is None:
+            return False
+        batch, recipe = self._rows.between(part.start, part.stop), self._recipe
+        values = batch.values.read() if isinstance(batch.values, StoredValues) else batch.values
+        input_data(
+            data=values,
+            label=batch.labels,
+            **({"qid": batch.groups} if recipe.ranking else {"weight": batch.weights}),
+            feature_names=recipe.schema.names,
+            feature_types=[column.feature_type for column in recipe.schema.columns],
         )
+        return True
 
 
 @dataclass(eq=False)
@@ -139,9 +174,13 @@ def train_part(
     Returns:
         UBJSON of the booster, and the metric per round, rounds before this call included: the same on all workers.
     """
-    with CommunicatorContext(**meeting), xgboost.config_context(verbosity=0):
-        matrix = recipe.matrix(rows)
-        measured = matrix if validation is None else recipe.matrix(validation, matrix)
+    with (
+        TemporaryDirectory(dir=get_worker().local_directory, prefix="bins-") as folder,
+        CommunicatorContext(**meeting),
+        xgboost.config_context(verbosity=0),
+    ):
+        matrix = recipe.matrix(rows, Path(folder))
+        measured = matrix if validation is None else recipe.matrix(validation, Path(folder), matrix)
         booster = xgboost.train(
             {**recipe.parameters, "nthread": threads()},
             matrix,
