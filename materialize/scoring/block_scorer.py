@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from features.errors import SchemaMismatchError, UnsupportedModelError
+from features.errors import SchemaMismatchError
 from materialize.scoring.kernels_cpu import (
     add_forest,
     add_forest_one,
@@ -16,8 +16,9 @@ from materialize.scoring.kernels_cpu import (
     start_latent,
 )
 from materialize.scoring.kernels_explain import explain_pair
+from materialize.scoring.kernels_pairs import gather_pairs, rescore_pairs, turn_lanes
 from materialize.scoring.kernels_simd import LANES, aligned
-from materialize.scoring.kernels_walk import MOST_NODES, MOST_ROWS, gather_codes, lay_out_walk, rescore_pairs
+from materialize.scoring.pair_forest import PairForest, pair_forest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
 
     Float32 = NDArray[np.float32]
 
+_SIDE = 8
+"""Codes are gathered in squares of so many rows and pairs, which may hang over."""
+
+
+def _padded(count: int) -> int:
+    """Room for ``count`` codes and a square that hangs over."""
+    return count + 2 * _SIDE
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -40,6 +49,10 @@ class Workspace:
         table: float32[widest pass, LANES].
         score: float32[I, LANES].
         bounds, sampled: float32 and int32[LANES], for the selection.
+        by_user: int16[LANES, lane rows and some more], the users' codes again, side by side.
+        pair_codes: int16[rows + 8, LANES], whole vectors of pairs.
+        pair_table: float32[widest tree, LANES].
+        pair_total: float32[LANES].
     """
 
     lanes: NDArray[np.int16]
@@ -47,6 +60,10 @@ class Workspace:
     score: Float32
     bounds: Float32
     sampled: NDArray[np.int32]
+    by_user: NDArray[np.int16]
+    pair_codes: NDArray[np.int16]
+    pair_table: Float32
+    pair_total: Float32
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,8 @@ class BlockScorer:
         if end > begin:
             item = batch.pairs.key[begin:end]
             lane = np.repeat(np.arange(last - first), np.diff(batch.pairs.start[first : last + 1]))
-            starts = space.score[item, lane]
+            latent = self.item_latent is not None
+            starts = space.score[item, lane] if latent else np.full(len(item), self.base_margin)
         if space.score.shape[1] == 1:
             add_forest_one(
                 *self._program, space.lanes.reshape(-1), space.table.reshape(-1), space.score.reshape(-1)
@@ -81,9 +99,10 @@ class BlockScorer:
         else:
             add_forest(*self._program, space.lanes, space.table, space.score)
         if end > begin:
+            turn_lanes(space.lanes, space.by_user)
             rescore_pairs(
-                *self._walk, space.lanes, *self.sections, self.item_codes, lane, item, batch.pairs.codes[begin:end],
-                starts, space.score,
+                *self._pair_forest.arrays, space.by_user, *self._sections, self._padded_item_codes, lane, item,
+                batch.pairs.codes, begin, starts, space.pair_codes, space.pair_table, space.pair_total, space.score,
             )  # fmt: skip
         return space.score
 
@@ -92,30 +111,57 @@ class BlockScorer:
         lanes = np.empty((self.layout.lane_rows, 1), np.int16)
         self.fill_lanes(batch, 0, 1, lanes)
         mine = np.flatnonzero(batch.pairs.key[: batch.pairs.start[1]] == row)
-        pair = batch.pairs.codes[mine[-1]] if len(mine) else self.codes.missing[list(self.layout.pair)]
-        whole = np.empty(self.layout.rows, np.uint16)
-        gather_codes(lanes, *self.sections, self.item_codes, 0, row, pair, whole)
+        pair = batch.pairs.codes[:, mine[-1]] if len(mine) else self.codes.missing[list(self.layout.pair)]
+        whole = self.whole_vectors(lanes, np.zeros(1, np.int64), np.array([row], np.int32), pair[:, None])
         out = np.zeros(int(self.codes.feature.max(initial=-1)) + 2, np.float64)
         forest = self.forest
         place = np.append(self.layout.whole_vector(), np.int32(0))[forest.row]
         feature = np.append(self.codes.feature, np.int32(-1))[forest.row]
         explain_pair(
             forest.root, forest.left, forest.right, place, forest.threshold, feature, forest.value, forest.cover,
-            whole.astype(np.int32) - 1, out,
+            whole[:, 0], out,
         )  # fmt: skip
         start = np.empty((len(self.item_codes), 1), np.float32)
         self._fill_start(batch, 0, 1, start)
         out[-1] += start[row, 0]
         return out
 
+    def whole_vectors(
+        self,
+        lanes: NDArray[np.int16],
+        lane: NDArray[np.int64],
+        item: NDArray[np.int32],
+        pair_codes: NDArray[np.int16],
+    ) -> NDArray[np.int16]:
+        """All codes of some pairs: int16[rows, pairs].
+
+        Args:
+            lanes: int16[lane rows, users], from :meth:`fill_lanes`.
+            lane: int64[pairs], the user of each pair.
+            item: int32[pairs].
+            pair_codes: int16[pair rows, pairs].
+        """
+        by_user = np.empty((lanes.shape[1], _padded(len(lanes))), np.int16)
+        turn_lanes(lanes, by_user)
+        out = np.empty((self.layout.rows + _SIDE, _padded(len(item))), np.int16)
+        gather_pairs(
+            by_user, *self._sections, self._padded_item_codes, lane, item, pair_codes, 0, 0, len(item), out
+        )
+        return np.ascontiguousarray(out[: self.layout.rows, : len(item)])
+
     def workspace(self, lanes: int = LANES) -> Workspace:
         """Scratch for one thread."""
+        paired = len(self.layout.pair) > 0
         return Workspace(
             lanes=aligned((self.layout.lane_rows, lanes), np.int16),
             table=aligned((self.program.widest_pass, lanes), np.float32),
             score=aligned((len(self.item_codes), lanes), np.float32),
             bounds=aligned((lanes,), np.float32),
             sampled=aligned((lanes,), np.int32),
+            by_user=np.empty((lanes, _padded(self.layout.lane_rows)) if paired else (0, 0), np.int16),
+            pair_codes=aligned((self.layout.rows + _SIDE if paired else 0, LANES), np.int16),
+            pair_table=aligned((self._pair_forest.widest_tree if paired else 0, LANES), np.float32),
+            pair_total=aligned((LANES,), np.float32),
         )
 
     def fill_lanes(self, batch: UserBatch, first: int, last: int, lanes: NDArray[np.int16]) -> None:
@@ -158,34 +204,18 @@ class BlockScorer:
         return tuple(self.program.arrays.values())
 
     @cached_property
-    def _walk(self) -> tuple[NDArray[np.generic], ...]:
-        """The trees, packed, each test reading its place in a pair's whole vector."""
-        forest, count = self.forest, len(self.forest.left)
-        if count >= MOST_NODES or self.layout.rows >= MOST_ROWS:
-            raise UnsupportedModelError(
-                "the forest is too large for pair features",
-                expected=f"fewer than {MOST_NODES} nodes and {MOST_ROWS} rows of codes",
-                got=f"{count} nodes, {self.layout.rows} rows",
-            )
-        place = np.append(self.layout.whole_vector(), np.int32(0))[forest.row]
-        nodes, value = np.empty(count, np.uint64), np.empty(count, np.float32)
-        first, depth = np.empty(len(forest.root), np.uint64), np.empty(len(forest.root), np.int64)
-        lay_out_walk(
-            forest.root,
-            forest.left,
-            forest.right,
-            place,
-            forest.threshold,
-            forest.value,
-            nodes,
-            first,
-            depth,
-            value,
-        )
-        return nodes, first, depth, value
+    def _padded_item_codes(self) -> NDArray[np.int16]:
+        """``item_codes``, behind which eight codes more may be read."""
+        codes = np.zeros(self.item_codes.size + _SIDE, np.int16)
+        codes[: self.item_codes.size] = self.item_codes.reshape(-1)
+        return codes[: self.item_codes.size].reshape(self.item_codes.shape)
 
     @cached_property
-    def sections(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    def _pair_forest(self) -> PairForest:
+        return pair_forest(self.forest, self.layout)
+
+    @cached_property
+    def _sections(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
         """Start and width of each section of the lanes (user, group columns), and each item's group in it."""
         columns = list(self.layout.affinity)
         start = [0, *(self.layout.affinity_start(c) for c in columns)]

@@ -12,7 +12,7 @@ import pyarrow as pa
 from features.errors import SchemaMismatchError
 from materialize.scoring import catalogue_files
 from materialize.scoring.block_scorer import BlockScorer
-from materialize.scoring.block_threads import each_block
+from materialize.scoring.block_threads import default_threads, each_block
 from materialize.scoring.cuda_scorer import CudaScorer, check_gpu
 from materialize.scoring.explanation import Explanation
 from materialize.scoring.forest import transform
@@ -134,7 +134,9 @@ class BoundCatalogue:
         Raises:
             SchemaMismatchError: If a table or array does not fit the model or the catalogue.
         """
-        batch = self._encoder.tables(users, affinity, pairs, latent, exclude)
+        batch = self.encode_users(
+            users, affinity=affinity, pairs=pairs, latent=latent, exclude=exclude, threads=threads
+        )
         return self.top_k_encoded(
             batch, k, eligible=eligible, segments=segments, output=output, threads=threads
         )
@@ -180,7 +182,7 @@ class BoundCatalogue:
         threads: int | None = None,
     ) -> Float32:
         """All scores, float32[U, I]; arguments as in :meth:`top_k`."""
-        batch = self._encoder.tables(users, affinity, pairs, latent, None)
+        batch = self.encode_users(users, affinity=affinity, pairs=pairs, latent=latent, threads=threads)
         scores = np.empty((len(batch), len(self)), np.float32)
 
         def keep(space: Workspace, first: int, last: int) -> None:
@@ -200,9 +202,11 @@ class BoundCatalogue:
         pairs: pa.Table | None = None,
         latent: Float32 | None = None,
         exclude: pa.Table | None = None,
+        threads: int | None = None,
     ) -> UserBatch:
         """Users in this catalogue's numbering, as delta runs compare them; arguments as in :meth:`top_k`."""
-        return self._encoder.tables(users, affinity, pairs, latent, exclude)
+        threads = default_threads() if threads is None else threads
+        return self._encoder.tables(users, affinity, pairs, latent, exclude, threads)
 
     def narrowed(self, rows: NDArray[np.int64]) -> BlockScorer:
         """A scorer of some rows alone, ascending; users that were encoded for this catalogue fit it, entries apart."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from features.errors import CallerError
-from materialize.scoring.kernels_walk import gather_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,17 +150,15 @@ class CudaScorer:
 
     def _pairs(
         self, batch: UserBatch, first: int, last: int, lanes: NDArray[np.int16]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint16]]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int16]]:
         """Lane, item and whole vector of each pair that has values; of equal pairs the last one."""
         start = batch.pairs.start[first : last + 1]
         lane = np.repeat(np.arange(last - first), np.diff(start))
-        item, entries = batch.pairs.key[start[0] : start[-1]], batch.pairs.codes[start[0] : start[-1]]
+        item, entries = batch.pairs.key[start[0] : start[-1]], batch.pairs.codes[:, start[0] : start[-1]]
         _, behind = np.unique((lane * len(self.order) + item)[::-1], return_index=True)
         kept = len(lane) - 1 - behind
         lane, item = lane[kept], item[kept]
-        codes = np.empty((len(kept), self.scorer.layout.rows), np.uint16)
-        gather_all(lanes, *self.scorer.sections, self.scorer.item_codes, lane, item, entries[kept], codes)
-        return lane, item, codes
+        return lane, item, self.scorer.whole_vectors(lanes, lane, item, entries[:, kept])
 
     def _run(self, kernel: Any, shape: tuple[int, ...], *arguments: Any) -> None:
         """Start a thread for each (row, user) or user of ``shape``."""
@@ -198,7 +195,7 @@ class CudaScorer:
             "tree.left": forest.left,
             "tree.right": forest.right,
             "tree.place": np.append(scorer.layout.whole_vector(), np.int32(0))[forest.row],
-            "tree.threshold": forest.threshold.astype(np.int32),
+            "tree.threshold": forest.threshold,
             "tree.value": forest.value,
         }
         return {name: self._copy(array) for name, array in host.items()}

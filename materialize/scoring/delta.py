@@ -303,7 +303,7 @@ def _encode(
         name: inputs[name] for name in ("eligible", "segments", "threads") if name in inputs
     }
     tables = {name: value for name, value in inputs.items() if name not in masks}
-    return catalogue.encode_users(users, **tables), masks
+    return catalogue.encode_users(users, threads=inputs.get("threads"), **tables), masks
 
 
 def _of_users(masks: dict[str, Any], users: NDArray[np.int64]) -> dict[str, Any]:

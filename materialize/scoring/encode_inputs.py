@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,18 @@ import pyarrow.compute as pc
 
 from features.errors import SchemaMismatchError
 from features.schema import ITEM_ID, USER_ID, FeatureColumn, FeatureSchema, FeatureScope
+from materialize.scoring.kernels_encoding import read_floats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from materialize.scoring.rank_codes import RankCodes
+
+
+_MANY = 16_384
+"""A table of fewer rows is read before threads have started."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class Entries:
     Attributes:
         start: int64[U + 1], entries of each user.
         key: int32[n], group or item of an entry.
-        codes: int16[n, rows].
+        codes: int16[rows, n].
     """
 
     start: NDArray[np.int64]
@@ -39,14 +45,14 @@ class Entries:
         begin, sizes = self.start[users], self.start[users + 1] - self.start[users]
         start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         chosen = np.repeat(begin - start[:-1], sizes) + np.arange(start[-1])
-        return Entries(start, self.key[chosen], self.codes[chosen])
+        return Entries(start, self.key[chosen], np.take(self.codes, chosen, axis=1))
 
     def renumbered(self, number: NDArray[np.int32]) -> Entries:
         """Those whose key has a new number; ``number`` int32[keys], -1 for keys that go."""
         key = number[self.key]
         kept = key >= 0
         start = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)[self.start]
-        return Entries(start, key[kept], self.codes[kept])
+        return Entries(start, key[kept], np.compress(kept, self.codes, axis=1))
 
 
 def column_of(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
@@ -63,19 +69,55 @@ def column_of(table: pa.Table, name: str, what: str) -> pa.ChunkedArray:
 
 
 def encode_table(
-    codes: RankCodes, schema: FeatureSchema, scope: FeatureScope, rows: Sequence[int], table: pa.Table
+    codes: RankCodes,
+    schema: FeatureSchema,
+    scope: FeatureScope,
+    rows: Sequence[int],
+    table: pa.Table,
+    order: NDArray[np.int64] | None = None,
+    threads: int = 1,
 ) -> NDArray[np.int16]:
-    """Codes of one scope's rows from a table: int16[len(rows), table rows].
+    """Codes of one scope's rows from a table: int16[len(rows), table rows], or of some of its rows, in an order.
 
     Raises:
         SchemaMismatchError: If a feature's column is missing or of a wrong type.
     """
-    values = {}
-    for index, column in enumerate(schema.columns):
-        if column.scope == scope:
-            with np.errstate(over="ignore"):  # beyond float32 is infinite, as for XGBoost
-                values[index] = column.encode(column_of(table, column.name, str(scope)))
-    return codes.encode(rows, values, table.num_rows)
+    features = [index for index, column in enumerate(schema.columns) if column.scope == scope]
+    out = np.empty((len(rows), table.num_rows if order is None else len(order)), np.int16)
+
+    def encode(index: int) -> None:
+        column = schema.columns[index]
+        values = _read_column(column, column_of(table, column.name, str(scope)))
+        first, last = np.searchsorted(
+            codes.feature[list(rows)], [index, index + 1]
+        )  # rows are sorted by feature
+        codes.encode(
+            rows[first:last], [index], (values if order is None else values[order])[None], out[first:last]
+        )
+
+    if threads == 1 or table.num_rows < _MANY:
+        for index in features:
+            encode(index)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(encode, features))
+    return out
+
+
+def _read_column(column: FeatureColumn, values: pa.ChunkedArray) -> NDArray[np.float32]:
+    """What :meth:`FeatureColumn.encode` gives; the usual floats at the speed of memory."""
+    if column.vocabulary is not None or values.type not in (pa.float32(), pa.float64()):
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, as for XGBoost
+            return column.encode(values)
+    out, at = np.empty(len(values), np.float32), 0
+    for chunk in values.chunks:
+        valid, numbers = chunk.buffers()
+        bits = np.empty(0, np.uint8) if valid is None else np.frombuffer(valid, np.uint8)
+        if len(chunk):
+            dtype = values.type.to_pandas_dtype()
+            read_floats(np.frombuffer(numbers, dtype), bits, chunk.offset, out[at : at + len(chunk)])
+        at += len(chunk)
+    return out
 
 
 def encode_value(column: FeatureColumn, value: float | str | None) -> np.float32:
@@ -127,21 +169,39 @@ def single(array: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def sort_entries(
-    user: NDArray[np.int64], key: NDArray[np.int64], codes: NDArray[np.int16], users: int
+    user: NDArray[np.int64],
+    key: NDArray[np.int64],
+    encode: Callable[[NDArray[np.int64] | None], NDArray[np.int16]] | None,
+    users: int,
 ) -> Entries:
     """Entries by user, in the order given; those of unknown users or keys (-1) are left out.
 
     Of two entries for one user and key the last counts, because kernels write them in this order.
+
+    Args:
+        user: int64[n], position of each entry's user.
+        key: int64[n], its group or item.
+        encode: Gives int16[rows, m], codes of some entries, int64[m], in that order; of all, as they are, for ``None``.
+            ``None``: entries have no codes.
+        users: How many there are.
     """
-    known = np.flatnonzero((user >= 0) & (key >= 0))
-    order = known[np.argsort(user[known], kind="stable")]
-    start = np.searchsorted(user[order], np.arange(users + 1)).astype(np.int64)
-    return Entries(start, key[order].astype(np.int32), np.ascontiguousarray(codes.T[order]))
+    order = None
+    known = (user >= 0) & (key >= 0)
+    if not known.all():
+        order = np.flatnonzero(known)
+        user, key = user[order], key[order]
+    if (user[1:] < user[:-1]).any():
+        by_user = np.argsort(user, kind="stable")
+        order = by_user if order is None else order[by_user]
+        user, key = user[by_user], key[by_user]
+    start = np.searchsorted(user, np.arange(users + 1)).astype(np.int64)
+    codes = np.empty((0, len(key)), np.int16) if encode is None else encode(order)
+    return Entries(start, key.astype(np.int32), codes)
 
 
 def no_entries(users: int, rows: int) -> Entries:
     """No entry for any user."""
-    return Entries(np.zeros(users + 1, np.int64), np.zeros(0, np.int32), np.zeros((0, rows), np.int16))
+    return Entries(np.zeros(users + 1, np.int64), np.zeros(0, np.int32), np.zeros((rows, 0), np.int16))
 
 
 def check_ids(table: pa.Table, name: str, what: str) -> pa.Array:
@@ -180,10 +240,15 @@ def encode_keyed(
     table: pa.Table,
     users: pa.Array,
     keys: pa.Array,
+    threads: int,
 ) -> Entries:
     """Affinity or pair features: a table of ``user_id``, a group or ``item_id``, and the scope's features."""
     key_name = scope.group or ITEM_ID
     user = positions(column_of(table, USER_ID, str(scope)), users)
     column = column_of(table, key_name, str(scope))
     key = positions(pc.cast(column, keys.type) if scope.group else column, keys)
-    return sort_entries(user, key, encode_table(codes, schema, scope, rows, table), len(users))
+
+    def encode(order: NDArray[np.int64] | None) -> NDArray[np.int16]:
+        return encode_table(codes, schema, scope, rows, table, order, threads)
+
+    return sort_entries(user, key, encode, len(users))

@@ -82,7 +82,7 @@ def fill_affinity(start, width, groups, missing, user_start, group, entry_codes,
         missing: int16[width], codes of missing values.
         user_start: int64[users + 1], entries of each lane.
         group: int32[entries].
-        entry_codes: int16[entries, width].
+        entry_codes: int16[width, entries].
         codes: int16[lane rows, LANES], written.
     """
     for g in range(groups):
@@ -91,4 +91,4 @@ def fill_affinity(start, width, groups, missing, user_start, group, entry_codes,
     for b in range(len(user_start) - 1):
         for e in range(user_start[b], user_start[b + 1]):
             for w in range(width):
-                codes[start + group[e] * width + w, b] = entry_codes[e, w]
+                codes[start + group[e] * width + w, b] = entry_codes[w, e]

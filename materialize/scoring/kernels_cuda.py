@@ -60,14 +60,14 @@ def keep_starts(lane, item, score, start):  # type: ignore[no-untyped-def]
 
 @cuda.jit
 def walk_pairs(root, left, right, place, threshold, value, codes, lane, item, start, score):  # type: ignore[no-untyped-def]
-    """Score pairs that have values of pair features tree by tree; ``codes`` uint16[pairs, rows], raised by one."""
+    """Score pairs that have values of pair features tree by tree; ``codes`` int16[rows, pairs]."""
     p = cuda.grid(1)
     if p < len(lane):
         total = start[p]
         for t in range(len(root)):
             node = root[t]
             while left[node] >= 0:
-                goes_left = codes[p, place[node]] < threshold[node] + 1
+                goes_left = codes[place[node], p] < threshold[node]
                 node = left[node] if goes_left else right[node]
             total += value[node]
         score[item[p], lane[p]] = total

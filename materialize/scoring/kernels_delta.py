@@ -36,7 +36,7 @@ def sign_entries(salt, start, key, key_hash, codes, missing, signature):  # type
 
     Args:
         salt: Tells kinds of entries apart.
-        start: int64[U + 1]; ``key`` int32 and ``codes`` int16[n, rows]: the entries.
+        start: int64[U + 1]; ``key`` int32 and ``codes`` int16[rows, n]: the entries.
         key_hash: uint64, stable hash by key.
         missing: int16[rows], codes of an entry that is not there.
         signature: uint64[U], changed.
@@ -48,10 +48,10 @@ def sign_entries(salt, start, key, key_hash, codes, missing, signature):  # type
             if seen[key[e]] == u:
                 continue
             seen[key[e]] = u
-            h, says = _mix(np.uint64(salt), key_hash[key[e]]), codes.shape[1] == 0
-            for c in range(codes.shape[1]):
-                h = _mix(h, np.uint64(np.int64(codes[e, c])))
-                says = says or codes[e, c] != missing[c]
+            h, says = _mix(np.uint64(salt), key_hash[key[e]]), codes.shape[0] == 0
+            for c in range(codes.shape[0]):
+                h = _mix(h, np.uint64(np.int64(codes[c, e])))
+                says = says or codes[c, e] != missing[c]
             if says:
                 total += h
         signature[u] = _mix(signature[u], total)

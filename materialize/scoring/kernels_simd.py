@@ -1,4 +1,4 @@
-"""The two vector instructions of the scorer: select a row of lanes, and add rows of lanes.
+"""The vector instructions of the scorer: select a row of lanes, and add rows of lanes.
 
 Written as LLVM vectors as wide as a row, because a loop over lanes is not reliably turned into registers that
 stay. LLVM cuts them into what the processor has: four AVX-512 registers, eight AVX2, sixteen NEON.
@@ -44,6 +44,12 @@ def _splat(builder: Any, value: Any, vector: Any) -> Any:
     )
 
 
+def _below(context: Any, builder: Any, codes_type: Any, codes: Any, row: Any, threshold: Any) -> Any:
+    """``codes[row] < threshold``, a bit for each lane."""
+    code = builder.load(_row(context, builder, codes_type, codes, row, _CODES), align=_ALIGNMENT)
+    return builder.icmp_signed("<", code, _splat(builder, threshold, _CODES))
+
+
 @intrinsic
 def select_row(typing_context, table, at, codes, row, threshold, left, right):  # type: ignore[no-untyped-def]
     """``table[at] = where(codes[row] < threshold, table[left], table[right])``; all rows LANES wide.
@@ -59,13 +65,66 @@ def select_row(typing_context, table, at, codes, row, threshold, left, right):  
             )
             for index in (left, right)
         }
-        code = builder.load(_row(context, builder, signature.args[2], codes, row, _CODES), align=_ALIGNMENT)
-        goes_left = builder.icmp_signed("<", code, _splat(builder, threshold, _CODES))
+        goes_left = _below(context, builder, signature.args[2], codes, row, threshold)
         chosen = builder.select(goes_left, load[left], load[right])
         builder.store(chosen, _row(context, builder, signature.args[0], table, at, _FLOATS), align=_ALIGNMENT)
         return context.get_dummy_value()
 
     return types.void(table, types.int64, codes, types.int64, types.int16, types.int64, types.int64), generate
+
+
+@intrinsic
+def select_value(typing_context, table, at, codes, row, threshold, left, right):  # type: ignore[no-untyped-def]
+    """``table[at] = where(codes[row] < threshold, left, right)``: :func:`select_row` between two float32."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        table, at, codes, row, threshold, left, right = arguments
+        goes_left = _below(context, builder, signature.args[2], codes, row, threshold)
+        chosen = builder.select(goes_left, _splat(builder, left, _FLOATS), _splat(builder, right, _FLOATS))
+        builder.store(chosen, _row(context, builder, signature.args[0], table, at, _FLOATS), align=_ALIGNMENT)
+        return context.get_dummy_value()
+
+    return types.void(
+        table, types.int64, codes, types.int64, types.int16, types.float32, types.float32
+    ), generate
+
+
+@intrinsic
+def transpose(typing_context, source, starts, shift, out, row, column):  # type: ignore[no-untyped-def]
+    """``out[row + i, column + j] = source[starts[j] + shift + i]`` for i and j from 0 to 7, in registers.
+
+    ``source`` int16, ``starts`` int64[8], ``out`` int16 of two dimensions; numbers int64. Nothing has to be aligned.
+    """
+    side = ir.VectorType(_I16, 8)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        source, starts, shift, out, row, column = arguments
+        data, at = (
+            context.make_array(signature.args[n])(context, builder, array).data
+            for n, array in enumerate((source, starts))
+        )
+        table = context.make_array(signature.args[3])(context, builder, out)
+        width = builder.extract_value(table.shape, 1)
+        vectors = []
+        for j in range(8):
+            start = builder.add(builder.load(builder.gep(at, [ir.Constant(_I64, j)])), shift)
+            place = builder.bitcast(builder.gep(data, [start]), side.as_pointer())
+            vectors.append(builder.load(place, align=2))
+        while len(vectors) > 1:  # side by side: 16, 32, 64 codes
+            size = 2 * vectors[0].type.count
+            both = ir.Constant(ir.VectorType(_I32, size), list(range(size)))
+            vectors = [
+                builder.shuffle_vector(a, b, both) for a, b in zip(vectors[::2], vectors[1::2], strict=True)
+            ]
+        for i in range(8):
+            column_of = ir.Constant(ir.VectorType(_I32, 8), list(range(i, 64, 8)))
+            codes = builder.shuffle_vector(vectors[0], vectors[0], column_of)
+            place = builder.add(builder.mul(builder.add(row, ir.Constant(_I64, i)), width), column)
+            place = builder.bitcast(builder.gep(table.data, [place]), side.as_pointer())
+            builder.store(codes, place, align=2)
+        return context.get_dummy_value()
+
+    return types.void(source, starts, types.int64, out, types.int64, types.int64), generate
 
 
 @intrinsic

@@ -59,23 +59,25 @@ class RankCodes:
         return len(self.feature)
 
     def encode(
-        self, rows: Sequence[int], values: dict[int, NDArray[np.float32]], count: int
+        self,
+        rows: Sequence[int],
+        features: Sequence[int],
+        values: NDArray[np.float32],
+        out: NDArray[np.int16] | None = None,
     ) -> NDArray[np.int16]:
-        """Codes of some rows: int16[len(rows), count].
+        """Codes of some rows: int16[len(rows), n].
 
         Args:
             rows: Which ones.
-            values: float32[count] by feature index; a feature that is absent is missing throughout.
-            count: Number of values.
+            features: Indices of the features whose values are given; others are missing throughout.
+            values: float32[len(features), n].
+            out: Is written and returned, if it is given.
         """
-        column = {feature: c for c, feature in enumerate(values)}
+        column = {feature: c for c, feature in enumerate(features)}
         which = np.array([column.get(int(self.feature[r]), -1) for r in rows], np.int32)
-        table = np.empty((len(values), count), np.float32)
-        for c, v in enumerate(values.values()):
-            table[c] = v
-        out = np.empty((len(rows), count), np.int16)
+        out = np.empty((len(rows), values.shape[1]), np.int16) if out is None else out
         encode_rows(
-            table,
+            values,
             np.asarray(rows, np.int32),
             which,
             self.missing,

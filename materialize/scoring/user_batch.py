@@ -63,7 +63,7 @@ class UserBatch:
         """Some of the users, int64[n], in that order."""
         return UserBatch(
             self.ids.take(pa.array(users)),
-            np.ascontiguousarray(self.codes[:, users]),
+            np.take(self.codes, users, axis=1),
             {column: entries.take(users) for column, entries in self.affinity.items()},
             self.pairs.take(users),
             self.excluded.take(users),
@@ -101,6 +101,7 @@ class BatchEncoder:
         pairs: pa.Table | None,
         latent: Float32 | None,
         exclude: pa.Table | None,
+        threads: int,
     ) -> UserBatch:
         """A batch from tables; see :meth:`BoundCatalogue.top_k`.
 
@@ -108,7 +109,7 @@ class BatchEncoder:
             SchemaMismatchError: If a table or array does not fit.
         """
         ids = check_ids(users, USER_ID, "users")
-        codes = encode_table(self.codes, self.schema, USER, self.layout.user, users)
+        codes = encode_table(self.codes, self.schema, USER, self.layout.user, users, threads=threads)
         by_column = {}
         for column, rows in self.layout.affinity.items():
             table = (affinities or {}).get(column)
@@ -116,16 +117,18 @@ class BatchEncoder:
                 no_entries(len(ids), len(rows))
                 if table is None
                 else encode_keyed(
-                    self.codes, self.schema, affinity(column), rows, table, ids, self.groups[column]
+                    self.codes, self.schema, affinity(column), rows, table, ids, self.groups[column], threads
                 )
             )
         paired, excluded = no_entries(len(ids), len(self.layout.pair)), no_entries(len(ids), 0)
         if pairs is not None and self.layout.pair:
-            paired = encode_keyed(self.codes, self.schema, PAIR, self.layout.pair, pairs, ids, self.item_ids)
+            paired = encode_keyed(
+                self.codes, self.schema, PAIR, self.layout.pair, pairs, ids, self.item_ids, threads
+            )
         if exclude is not None:
             user = positions(column_of(exclude, USER_ID, "exclude"), ids)
             item = positions(column_of(exclude, ITEM_ID, "exclude"), self.item_ids)
-            excluded = sort_entries(user, item, np.zeros((0, len(user)), np.int16), len(ids))
+            excluded = sort_entries(user, item, None, len(ids))
         if latent is not None:
             latent = _latent(latent, len(ids))
         return UserBatch(ids, codes, by_column, paired, excluded, latent)
@@ -143,11 +146,10 @@ class BatchEncoder:
         Raises:
             SchemaMismatchError: If a value or array does not fit.
         """
-        values = {
-            index: np.array([encode_value(column, features.get(column.name))], np.float32)
-            for index, column in enumerate(self.schema.columns)
-            if column.scope == USER
-        }
+        mine = [index for index, column in enumerate(self.schema.columns) if column.scope == USER]
+        values = [
+            encode_value(self.schema.columns[i], features.get(self.schema.columns[i].name)) for i in mine
+        ]
         by_column = {}
         for column, rows in self.layout.affinity.items():
             by_column[column] = no_entries(1, len(rows))
@@ -162,7 +164,7 @@ class BatchEncoder:
             excluded = self._keyed(PAIR, (), (exclude, {}), self.item_ids)
         if latent is not None:
             latent = _latent(np.atleast_2d(latent), 1)
-        codes = self.codes.encode(self.layout.user, values, 1)
+        codes = self.codes.encode(self.layout.user, mine, np.array(values, np.float32)[:, None])
         return UserBatch(pa.nulls(1), codes, by_column, paired, excluded, latent)
 
     def row_of(self, item_id: object) -> int:
@@ -178,22 +180,29 @@ class BatchEncoder:
 
     def _keyed(self, scope: FeatureScope, rows: Sequence[int], keyed: Keyed, known: pa.Array) -> Entries:
         keys, columns = keyed
-        values = {}
-        for index, column in enumerate(self.schema.columns):
-            if column.scope == scope and column.name in columns:
-                given = columns[column.name]
-                if len(given) != len(keys):
-                    raise SchemaMismatchError(
-                        f"values of feature {column.name!r} do not fit their keys",
-                        expected=f"{len(keys)} values",
-                        got=str(len(given)),
-                    )
-                values[index] = np.array([encode_value(column, v) for v in given], np.float32)
+        features = [i for i, c in enumerate(self.schema.columns) if c.scope == scope and c.name in columns]
+        values = np.empty((len(features), len(keys)), np.float32)
+        for row, index in zip(values, features, strict=True):
+            column = self.schema.columns[index]
+            given = columns[column.name]
+            if len(given) != len(keys):
+                raise SchemaMismatchError(
+                    f"values of feature {column.name!r} do not fit their keys",
+                    expected=f"{len(keys)} values",
+                    got=str(len(given)),
+                )
+            row[:] = [encode_value(column, v) for v in given]
         try:
             key = positions(pa.array(keys, known.type), known)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise SchemaMismatchError("ids of two types", expected=str(known.type), got=str(error)) from error
-        return sort_entries(np.zeros(len(key), np.int64), key, self.codes.encode(rows, values, len(key)), 1)
+
+        def encode(order: NDArray[np.int64] | None) -> NDArray[np.int16]:
+            return self.codes.encode(
+                rows, features, values if order is None else np.take(values, order, axis=1)
+            )
+
+        return sort_entries(np.zeros(len(key), np.int64), key, encode, 1)
 
 
 def _latent(latent: Float32, users: int) -> Float32:
