@@ -14,7 +14,7 @@ from features.custom import CustomFeatures, load_functions
 from features.definitions.affinity import affinity_features
 from features.definitions.entity_columns import own_columns
 from features.definitions.item import candidate_events, item_features
-from features.definitions.neighbours import neighbour_scores, neighbours_per_user
+from features.definitions.neighbours import NEIGHBOUR_SCHEMA, neighbour_scores, neighbours_per_user
 from features.definitions.pair import pair_features, with_neighbours
 from features.definitions.pair_totals import History, pair_totals, value_units
 from features.definitions.user import user_features
@@ -193,16 +193,13 @@ class _Tables:
         self._write(PAIRS, chosen.order_by("user_no", "item_no"))
 
     def _neighbours(self, asked: int) -> ir.Table:
-        """Materialize the candidates that a user had and the nearest others: ``user_no, item_no, knn, ease``."""
+        """Materialize the candidates that a user had and the nearest others: rows of :data:`NEIGHBOUR_SCHEMA`."""
         connection, pairs, counts = (
             self.sources.connection,
             self.history.pairs,
             candidate_events(self.history),
         )
-        empty = pa.schema(
-            [("user_no", pa.int32()), ("item_no", pa.int32()), ("knn", pa.float32()), ("ease", pa.float32())]
-        ).empty_table()
-        made = connection.create_table("neighbours", empty, overwrite=True)
+        made = connection.create_table("neighbours", NEIGHBOUR_SCHEMA.empty_table(), overwrite=True)
         history = pairs.filter(pairs.events_history > 0)
         per_user = neighbours_per_user(asked, history.user_no.nunique().to_pyarrow().as_py())
         if not per_user:  # then as many pairs as there are stay in DuckDB

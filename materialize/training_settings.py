@@ -13,7 +13,7 @@ class TrainingSettings(Section):
     """``[training]``: the recipe."""
 
     window_days: int = Field(28, ge=1, description="Length of a label window, in days.")
-    windows: int = Field(2, ge=1, le=12, description="Past label windows to train on.")
+    windows: int = Field(3, ge=1, le=12, description="Past label windows to train on.")
     objective: Literal["binary:logistic", "rank:pairwise", "rank:ndcg"] = Field(
         "binary:logistic", description="XGBoost objective."
     )
@@ -33,6 +33,11 @@ class TrainingSettings(Section):
     )
     max_rows: int = Field(
         3_000_000, ge=1000, description="Rows to train on; beyond it, users are thinned out."
+    )
+    external_memory: bool | None = Field(
+        None,
+        description="Keep the rows in files while training; unset: where they would take more than half of a worker's "
+        "memory. The workers must then see the warehouse.",
     )
     early_stopping_rounds: int = Field(20, ge=1, description="Rounds without gain before training stops.")
     exclude_seen: bool | None = Field(

@@ -1,10 +1,11 @@
 """The collaborative pair features: how near an item is to what a user has had, by who else had both.
 
-Two measures. ``knn``: the cosine between two items over the users of the history, each user counted once per
+Three measures. ``knn``: the cosine between two items over the users of the history, each user counted once per
 item (ItemKNN). ``ease``: the weights that rebuild each user's items from the others, in closed form (Steck
 2019, https://arxiv.org/abs/1905.03375). Of both an item keeps its ``ITEM_NEIGHBOURS`` nearest, and a pair's
-value is the sum over the items that the user had; that of ``knn`` over the root of their number. Where people
-do not repeat, as with films, this tells two users apart.
+value is the sum over the items that the user had; that of ``knn`` over the root of their number. ``als``: the
+product of latent vectors of user and item, by alternating least squares. Where people do not repeat, as with
+films, this tells two users apart.
 
 Of the items that can be recommended the ``MOST_ITEMS`` that most users had are compared: others have too few
 users to learn from. Each sum runs in one thread, in the order of the ids: the same input gives the same bits.
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from implicit.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import all_pairs_knn
 from scipy import linalg, sparse
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -36,6 +38,26 @@ MOST_ITEMS = 3000
 
 EASE_PENALTY = 500.0
 """Ridge penalty on EASE's weights."""
+
+_ALS = {
+    "factors": 64,
+    "regularization": 0.05,
+    "alpha": 5.0,
+    "iterations": 10,
+    "random_state": 0,
+    "num_threads": 0,
+}
+"""Shape and penalty of the latent vectors. Threads share the rows: what is in one does not depend on them."""
+
+NEIGHBOUR_SCHEMA = pa.schema(
+    [
+        ("user_no", pa.int32()),
+        ("item_no", pa.int32()),
+        ("knn", pa.float32()),
+        ("ease", pa.float32()),
+        ("als", pa.float32()),
+    ]
+)
 
 MOST_PAIRS, LEAST_PER_USER = 10_000_000, 50
 """Beyond so many pairs users get fewer neighbours each; fewer than 50 are not worth their place."""
@@ -67,11 +89,11 @@ def neighbour_scores(
         candidates: int32[c], ascending: items that may be listed.
         n_users: Users are numbers below this.
         n_items: Items are numbers below this.
-        per_user: About so many new items per user, half of them the nearest by either measure; among equals
+        per_user: About so many new items per user, as many of them the nearest by each measure; among equals
             the smaller number goes first. 0: nothing at all.
 
     Yields:
-        ``user_no`` int32, ``item_no`` int32, ``knn`` float32, ``ease`` float32, sorted by (user_no, item_no).
+        Rows of :data:`NEIGHBOUR_SCHEMA`, sorted by (user_no, item_no).
     """
     amounts = np.bincount(items, minlength=n_items)[candidates]
     popular = np.argsort(-amounts, kind="stable")[:MOST_ITEMS]
@@ -84,7 +106,7 @@ def neighbour_scores(
         (np.ones(len(places[0]), np.float32), places), shape=(n_users, len(known)), dtype=np.float32
     )
     seen.sort_indices()
-    knn, ease = _cosines(seen), _ease_weights(seen)
+    knn, ease, (tastes, traits) = _cosines(seen), _ease_weights(seen), _latent_vectors(seen)
     roots = np.sqrt(np.maximum(np.diff(seen.indptr), 1)).astype(np.float32)
     some = np.flatnonzero(np.diff(seen.indptr))
     step = max(1, _DENSE_CELLS // len(known))
@@ -92,18 +114,18 @@ def neighbour_scores(
         rows = some[start : start + step]
         block = seen[rows]
         own = block.toarray() > 0
-        scores = ((block @ knn).toarray() / roots[rows, None], (block @ ease).toarray())
+        scores = (
+            (block @ knn).toarray() / roots[rows, None],
+            (block @ ease).toarray(),
+            _products(tastes[rows], traits),
+        )
         chosen = own.copy()
         for measure in scores:
-            chosen |= _largest(np.where(own, 0, measure), -(-per_user // 2))
+            chosen |= _largest(np.where(own, 0, measure), -(-per_user // len(scores)))
         user, place = np.nonzero(chosen)
-        yield pa.RecordBatch.from_pydict(
-            {
-                "user_no": pa.array(rows[user].astype(np.int32)),
-                "item_no": pa.array(known[place]),
-                "knn": pa.array(scores[0][user, place]),
-                "ease": pa.array(scores[1][user, place]),
-            }
+        yield pa.RecordBatch.from_arrays(
+            [rows[user].astype(np.int32), known[place], *(measure[user, place] for measure in scores)],
+            schema=NEIGHBOUR_SCHEMA,
         )
 
 
@@ -129,6 +151,19 @@ def _ease_weights(seen: sparse.csr_matrix) -> sparse.csr_matrix:
     np.fill_diagonal(weights, 0)
     to, source = np.nonzero(_largest(np.abs(weights), ITEM_NEIGHBOURS))
     return sparse.csr_matrix((weights[to, source], (source, to)), shape=weights.shape)
+
+
+def _latent_vectors(seen: sparse.csr_matrix) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Vectors of users and of items: float32[users, factors], float32[items, factors]."""
+    with threadpool_limits(1, "blas"):
+        model = AlternatingLeastSquares(**_ALS)
+        model.fit(seen, show_progress=False)
+    return np.asarray(model.user_factors, np.float32), np.asarray(model.item_factors, np.float32)
+
+
+def _products(tastes: NDArray[np.float32], traits: NDArray[np.float32]) -> NDArray[np.float32]:
+    with threadpool_limits(1, "blas"):  # as above
+        return tastes @ traits.T
 
 
 def _largest(values: NDArray[np.float32], k: int) -> NDArray[np.bool_]:

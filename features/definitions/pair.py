@@ -40,17 +40,16 @@ def pair_features(history: History) -> ir.Table:
 
 
 def with_neighbours(pairs: ir.Table, neighbours: ir.Table) -> ir.Table:
-    """Pair features and neighbours together: a pair without a history misses all but ``pair_knn`` and ``pair_ease``.
+    """Pair features and neighbours together: a pair without a history misses all but the measures of nearness.
 
     Args:
         pairs: Result of :func:`pair_features`.
-        neighbours: ``user_no``, ``item_no``, ``knn``, ``ease``, see :mod:`features.definitions.neighbours`.
+        neighbours: Of :data:`features.definitions.neighbours.NEIGHBOUR_SCHEMA`.
     """
     joined = pairs.outer_join(neighbours, ["user_no", "item_no"])
     return joined.select(
         ibis.coalesce(joined.user_no, joined.user_no_right).name("user_no"),
         ibis.coalesce(joined.item_no, joined.item_no_right).name("item_no"),
         *pairs.columns[2:],
-        pair_knn=joined.knn,
-        pair_ease=joined.ease,
+        **{f"pair_{measure}": joined[measure] for measure in neighbours.columns[2:]},
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    import scipy.sparse as sp
     from numpy.typing import NDArray
 
     from materialize.training.history import History
@@ -40,19 +41,23 @@ class Popularity:
         return np.tile(self._events, (len(range(*block.indices(self._users))), 1))
 
 
-class OwnDecayedFrequency:
-    """What the user did most, recent events counting more; recent popularity breaks ties and fills lists up."""
+class SparseScores:
+    """Scores of some pairs; recent popularity breaks ties and fills lists up.
 
-    def __init__(self, history: History) -> None:
-        self._history = history
+    Args:
+        pairs: float[users, items]: a row per evaluated user; what is not stored counts 0.
+        history: Knows what is popular.
+    """
+
+    def __init__(self, pairs: sp.csr_matrix, history: History) -> None:
         top = max(1.0, float(history.recent.max(initial=0.0)))
-        # Below any difference between two decayed counts that float32 can tell apart.
+        self._pairs = pairs
+        # Below any difference between two scores that float32 can tell apart.
         self._filler = history.recent / top * 1e-7
 
     def scores(self, block: slice) -> NDArray[np.float64]:
         """See :class:`Baseline`."""
-        own = self._history.decayed[self._history.rows[block]]
-        return np.asarray(own.toarray(), np.float64) + self._filler
+        return np.asarray(self._pairs[block].toarray(), np.float64) + self._filler
 
 
 def simple_baselines(history: History) -> dict[str, Baseline]:
@@ -60,7 +65,7 @@ def simple_baselines(history: History) -> dict[str, Baseline]:
     return {
         "popularity": Popularity(history.popularity, history),
         "recent_popularity": Popularity(history.recent, history),
-        "own_decayed_frequency": OwnDecayedFrequency(history),
+        "own_decayed_frequency": SparseScores(history.decayed[history.rows], history),
     }
 
 

@@ -46,9 +46,9 @@ class RankingQuality:
         chosen = [values if among is None else values[among] for values in self.per_user.values()]
         return dict(zip(self.per_user, _intervals(np.stack(chosen), seed), strict=True))
 
-    def gain_over(self, other: RankingQuality, measure: str, seed: int) -> list[float]:
-        """95 % interval of the mean difference to another method on the same users (paired)."""
-        return _intervals((self.per_user[measure] - other.per_user[measure])[None], seed)[0]
+    def gain_over(self, other: RankingQuality, measure: str, seed: int, percent: float = 95.0) -> list[float]:
+        """Interval of the mean difference to another method on the same users (paired)."""
+        return _intervals((self.per_user[measure] - other.per_user[measure])[None], seed, percent)[0]
 
 
 def measure(
@@ -90,12 +90,12 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(known.mean()) if len(known) else 0.0
 
 
-def _intervals(values: NDArray[np.float64], seed: int) -> list[list[float]]:
+def _intervals(values: NDArray[np.float64], seed: int, percent: float = 95.0) -> list[list[float]]:
     """Of each row [measures, users]; a user who lacks one measure is left out of all."""
     known = values[:, ~np.isnan(values).any(axis=0)].T
     if not len(known):
         return [[0.0, 0.0]] * len(values)
     rng = np.random.default_rng(seed)
     means = [known[rng.integers(0, len(known), len(known))].mean(axis=0) for _ in range(RESAMPLES)]
-    bounds: list[list[float]] = np.percentile(means, [2.5, 97.5], axis=0).T.tolist()
+    bounds: list[list[float]] = np.percentile(means, [50 - percent / 2, 50 + percent / 2], axis=0).T.tolist()
     return bounds

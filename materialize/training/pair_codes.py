@@ -29,11 +29,15 @@ class PairCodes:
 
     def encode(self, pairs: pa.Table) -> NDArray[np.int64]:
         """Codes of the pairs in a table with ``user_id`` and ``item_id``: sorted, distinct, unknown ones left out."""
+        return np.unique(self.places(pairs)[0])
+
+    def places(self, pairs: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Codes of the known pairs in the order of the table, and which of its rows these are."""
         user = pc.index_in(pairs[USER_ID], value_set=self.users)
         item = pc.index_in(pairs[ITEM_ID], value_set=self.items)
         known = pc.and_(pc.is_valid(user), pc.is_valid(item))
         rows = user.filter(known).to_numpy().astype(np.int64)
-        return np.unique(rows * len(self.items) + item.filter(known).to_numpy())
+        return rows * len(self.items) + item.filter(known).to_numpy(), known.to_numpy()
 
     def decode(self, codes: NDArray[np.int64]) -> pa.Table:
         """``user_id, item_id`` of codes, in their order."""

@@ -21,7 +21,6 @@ from features.sources import Sources, open_sources
 from features.training_set import training_matrix
 from materialize.model_bundle import Lineage, ModelBundle
 from materialize.progress import NoProgress, Progress, Stage, stage
-from materialize.training.baselines import simple_baselines
 from materialize.training.boosting import (
     boost,
     cluster_shape,
@@ -31,24 +30,24 @@ from materialize.training.boosting import (
 )
 from materialize.training.checkpoint import Checkpoint
 from materialize.training.choices import Choice, choose_even_users, choose_exclude_seen, told_choices
-from materialize.training.evaluate import (
-    EvaluationTask,
-    evaluate_baseline,
-    evaluate_model,
-    evaluation_report,
-)
+from materialize.training.evaluate import EvaluationTask, evaluation_report
 from materialize.training.label_windows import (
     LabelWindow,
     WindowPlan,
     plan_windows,
 )
+from materialize.training.nearness import lifted
+from materialize.training.past_windows import MeasuredWindow
 from materialize.training.score_facts import gain_by_scope
-from materialize.training.stand_in import stand_in_for
+from materialize.training.stand_in import Published, forest_or_stand_in, new_items_choice
 from materialize.training.training_rows import TrainingRows
 from materialize.training.tuning import Search, Tuned
 from materialize.training.window_labels import WindowLabels, read_labels, sample_window
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xgboost
     from distributed import Client
 
     from features.feature_build import FeatureBuild
@@ -73,8 +72,9 @@ def train_model(
 
     Returns:
         The bundle that was saved below ``settings.models_path``, or one of the same inputs that was there. Its metrics:
-        those of :func:`~materialize.training.evaluate.evaluation_report`; ``exclude_seen`` and all ``choices`` made
-        from the data, with reasons; ``training`` with windows, rows, rounds, learning curve and gains.
+        those of :func:`~materialize.training.evaluate.evaluation_report`; ``validation``: how forest and baselines
+        ranked several windows; ``exclude_seen`` and all ``choices`` made from the data, with reasons; ``training``
+        with windows, rows, rounds, learning curve and gains.
 
     Raises:
         SourceError: If the tables cannot be read, or there is nothing to learn or to evaluate.
@@ -101,8 +101,10 @@ def train_model(
                 read_labels(settings, sources.events, w, builds[w], len(plan.training)) for w in plan.training
             ]
             seen, even = choose_exclude_seen(settings, labels), choose_even_users(labels)
-            task = EvaluationTask.prepare(
-                sources.events, builds[plan.evaluation], plan.evaluation, exclude_seen=seen.value
+            # The newest window that is trained on is ranked, too, by the forest of the older ones.
+            validation, task = (
+                EvaluationTask.prepare(sources.events, builds[w], w, exclude_seen=seen.value)
+                for w in (plan.training[-1], plan.evaluation)
             )
             running.rows = sum(len(label.positives) for label in labels)
     schema = builds[plan.evaluation].schema
@@ -128,28 +130,24 @@ def train_model(
         first, final = _boost(settings, client, rows, held_out, schema, checkpoints, running)
         running.rows = len(rows)
     with stage(progress, "evaluate beside baselines") as running:
-        methods = {
-            "model": evaluate_model(task, final.booster, schema),
-            **{name: evaluate_baseline(task, b) for name, b in simple_baselines(task.history).items()},
-        }
-        seed = settings.training.seed
-        stand_in, trees, quality = stand_in_for(task, methods, schema, settings.features, seed)
-        booster = final.booster
-        if trees is not None and quality is not None:
-            booster, methods = trees, {"model": quality, "forest": methods.pop("model"), **methods}
+        ranked = [(task, final.booster)]
+        if first is not final and len(labels) > 1:
+            ranked.insert(0, (validation, first.booster[: first.rounds]))
+        windows, published, chosen = _choose_model(settings, ranked, schema)
         running.rows = len(task.space.users) * len(task.space.items)
-    told = told_choices(settings, plan, task.build)
+    choices = [seen, even, *chosen, *told_choices(settings, plan, task.build), *_told(tuned)]
     metrics = {
-        **evaluation_report(task, methods, seed),
+        **evaluation_report(task, published.methods, settings.training.seed),
+        "validation": [window.report() for window in windows],
         "exclude_seen": {"value": seen.value, "reason": seen.reason},
-        "choices": [asdict(choice) for choice in (seen, even, stand_in, *told, *_told(tuned))],
+        "choices": [asdict(choice) for choice in choices],
         "training": {
             "windows": [[w.start.isoformat(), w.end.isoformat()] for w in plan.training],
             "rows": len(rows),
             "positives": int(rows.labels.sum()),
             "rounds": final.rounds,
             "curve": first.curve,
-            "gain": (gain := gain_by_feature(booster)),
+            "gain": (gain := gain_by_feature(published.booster)),
             "gain_by_scope": gain_by_scope(gain, schema),
             "trials": tuned.trials if tuned is not None else [],
         },
@@ -157,7 +155,7 @@ def train_model(
     bundle = ModelBundle.save(
         settings.models_path,
         name=settings.model,
-        model=model_bytes(booster),
+        model=model_bytes(published.booster),
         schema=schema,
         metrics=metrics,
         exclude_seen=seen.value,
@@ -166,6 +164,23 @@ def train_model(
     for checkpoint in checkpoints:
         checkpoint.remove()
     return bundle
+
+
+def _choose_model(
+    settings: Settings, ranked: Sequence[tuple[EvaluationTask, xgboost.Booster]], schema: FeatureSchema
+) -> tuple[list[MeasuredWindow], Published, list[Choice]]:
+    """Hold forests against baselines in windows that they have not seen, and choose what is published by all of these.
+
+    Args:
+        settings: Features and seed.
+        ranked: Windows, oldest first, each with a forest of earlier ones; that of the last is the candidate.
+        schema: Their columns.
+    """
+    windows = [MeasuredWindow.of(task, forest, schema) for task, forest in ranked]
+    windows, forest, nearness = lifted(windows, [forest for _, forest in ranked], schema)
+    seed = settings.training.seed
+    published = forest_or_stand_in(windows, forest, schema, settings.features, seed)
+    return windows, published, [nearness, published.choice, new_items_choice(windows, seed)]
 
 
 def _lineage(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from scipy import sparse
 
 from features.build import build_features
 from features.definitions import neighbours
@@ -57,15 +58,20 @@ def test_scores_are_those_of_the_plain_computation(
         assert row["knn"] == pytest.approx(knn[place], rel=1e-4, abs=1e-6)
         assert row["ease"] == pytest.approx(ease[place], rel=1e-4, abs=1e-6)
     known = candidates[seen[:, candidates].sum(axis=0) >= neighbours.LEAST_USERS]
+    tastes, traits = neighbours._latent_vectors(sparse.csr_matrix(seen[:, known].astype(np.float32)))
+    als = np.zeros_like(knn)
+    als[:, known] = tastes @ traits.T
+    for row in rows:
+        assert row["als"] == pytest.approx(als[row["user_no"], row["item_no"]], rel=1e-4, abs=1e-5)
     for user in np.flatnonzero(seen.sum(axis=1)):
         found = {item for who, item in keys if who == user}
         had = set(known[seen[user, known] > 0].tolist())
         assert had <= found, "what the user had is scored too"
         new = [item for item in known.tolist() if item not in had]
         nearest = set()
-        for scores in (knn[user], ease[user]):
+        for scores in (knn[user], ease[user], als[user]):
             order = sorted((-scores[item], item) for item in new if scores[item] > 0)
-            nearest |= {item for _, item in order[: -(-per_user // 2)]}
+            nearest |= {item for _, item in order[: -(-per_user // 3)]}
         assert found - had == nearest
 
 
@@ -82,7 +88,7 @@ def test_neighbours_are_pairs_without_a_history(tables: ThreeTables, tmp_path: P
     build = build_features(tables.settings, CUTOFF, tmp_path / "near")
     again = build_features(tables.settings, CUTOFF, tmp_path / "again")
     assert build.tables == again.tables, "the same bytes"
-    assert build.schema.names == [*plain.schema.names, "pair_knn", "pair_ease"]
+    assert build.schema.names == [*plain.schema.names, "pair_knn", "pair_ease", "pair_als"]
     pairs = build.read_pairs()
     assert pairs.num_rows > plain.rows("pair.parquet")
     assert build.read_seen().num_rows == plain.rows("pair.parquet")

@@ -42,7 +42,8 @@ def test_the_bundle_says_what_was_measured(bundle: ModelBundle) -> None:
     metrics = bundle.metrics
     # A shop as small as this one may be served best by a baseline, which then stands in for the forest.
     methods = [name for name in metrics["methods"] if name != "forest"]
-    assert methods == ["model", "popularity", "recent_popularity", "own_decayed_frequency"]
+    simple = ["popularity", "recent_popularity", "own_decayed_frequency"]
+    assert methods == ["model", *simple, "pair_knn", "pair_ease", "pair_als"]
     for method in metrics["methods"].values():
         for measured in (method, method["new_items"]):
             for name in ("ndcg@10", "recall@10", "recall@50", "hit_rate@10"):
@@ -54,9 +55,14 @@ def test_the_bundle_says_what_was_measured(bundle: ModelBundle) -> None:
     assert metrics["methods"]["model"]["ndcg@10"] > 1.2 * metrics["methods"]["popularity"]["ndcg@10"]
     assert metrics["exclude_seen"]["value"] is bundle.exclude_seen is False
     assert metrics["window"]["end"] == CUTOFF.isoformat()
-    if "forest" not in metrics["methods"]:
+    choices = {choice["name"]: choice["value"] for choice in metrics["choices"]}
+    if (choices["stand_in"], choices["nearness"]) == ("none", 0):
         assert metrics["training"]["rounds"] == bundle.booster().num_boosted_rounds()
-    assert len(bundle.lineage.feature_builds) == 3
+    assert choices["new_items"] in {"forest", *methods}
+    older, newest = metrics["validation"]
+    assert older["end"] == newest["start"] == metrics["window"]["start"]
+    assert newest["served"].keys() == newest["new_items"].keys() == set(methods)
+    assert len(bundle.lineage.feature_builds) == 4
     assert max(bundle.lineage.feature_builds) == "20240603T000000Z"
 
 
