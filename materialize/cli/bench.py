@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from materialize.cli import bench_features, bench_lookup, bench_publish, bench_scale, bench_scorer
+from materialize.cli import (
+    bench_features,
+    bench_lookup,
+    bench_publish,
+    bench_ranking,
+    bench_scale,
+    bench_scorer,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Measure Prescore beside its peers, interleaved, in one run.")
-for part in (bench_features, bench_scorer, bench_scale, bench_publish, bench_lookup):
+for part in (bench_features, bench_ranking, bench_scorer, bench_scale, bench_publish, bench_lookup):
     part.register(app)
