@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import duckdb
-from pyiceberg.expressions import AlwaysTrue, EqualTo
+from pyiceberg.expressions import EqualTo
 
 from features.errors import CallerError, NotFoundError
 from materialize.publish.iceberg_files import local_path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pyarrow as pa
-    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.table import FileScanTask, TableScan
 
     from materialize.settings import Settings
 
@@ -63,19 +63,25 @@ def read(sql: str, settings: Settings, generation: str | Sequence[str] | None = 
 def connect(tables: ScoredTables, generation: str | Sequence[str] | None = None) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with the views, which can read nothing but the tables' files."""
     connection = duckdb.connect(":memory:")
+    # A view reads some files twice, and files never change under their name: each footer is parsed once.
+    connection.execute("LOAD parquet")
+    connection.execute("SET parquet_metadata_cache = true")
     present = tables.names()
     for name in JOINED:
         if name in present:
-            _view(connection, name, tables, name)
+            scan = tables.table(name).scan()
+            _view(connection, name, scan, list(scan.plan_files()))
     if RECOMMENDATIONS in present:
-        _view(connection, _ROWS, tables, RECOMMENDATIONS)
+        scan = tables.table(RECOMMENDATIONS).scan()
+        tasks = list(scan.plan_files())
+        _view(connection, _ROWS, scan, tasks)
         # Rank 0 says that a delta has removed a user's list.
         connection.execute(f"CREATE VIEW recommendations_all AS FROM {_ROWS} WHERE rank > 0")
         chain = [generation] if isinstance(generation, str) else list(generation or ())
         for number, one in enumerate(chain):
             # Only its own files: the footers of all other generations' files would be read for every query.
-            rows = EqualTo(term="generation", value=one)
-            _view(connection, f"{_ROWS}_{number}", tables, RECOMMENDATIONS, rows)
+            own = [task for task in tasks if task.file.partition[0] == one]
+            _view(connection, f"{_ROWS}_{number}", scan.filter(EqualTo(term="generation", value=one)), own)
         if chain:
             connection.execute(_live(len(chain)))
             if set(JOINED) <= set(present):
@@ -105,14 +111,9 @@ def run(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
 
 
 def _view(
-    connection: duckdb.DuckDBPyConnection,
-    view: str,
-    tables: ScoredTables,
-    name: str,
-    rows: BooleanExpression = AlwaysTrue(),  # noqa: B008 - constant
+    connection: duckdb.DuckDBPyConnection, view: str, scan: TableScan, tasks: Sequence[FileScanTask]
 ) -> None:
-    scan = tables.table(name).scan(row_filter=rows)
-    tasks = list(scan.plan_files())
+    """A view of what a scan finds, whose files are planned."""
     if not tasks or any(task.delete_files for task in tasks):
         # Another engine may have written row-level deletes, which only a full Iceberg reader resolves.
         connection.register(view, scan.to_arrow())
