@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import structlog
 
 from features.build import build_features, fingerprint_of
 from features.errors import PrescoreError, SourceError
 from features.feature_build import name_of_cutoff
-from features.schema import EVENT_TIMESTAMP
+from features.scratch import scratch_folder
 from features.sources import Sources, open_sources
-from features.training_set import training_matrix
 from materialize.model_bundle import Lineage, ModelBundle
 from materialize.progress import NoProgress, Progress, Stage, stage
 from materialize.training.boosting import (
@@ -38,11 +36,11 @@ from materialize.training.label_windows import (
 )
 from materialize.training.nearness import lifted
 from materialize.training.past_windows import MeasuredWindow
+from materialize.training.read_rows import DISK, choose_place, read_rows
 from materialize.training.score_facts import gain_by_scope
 from materialize.training.stand_in import Published, forest_or_stand_in, new_items_choice
-from materialize.training.training_rows import TrainingRows
 from materialize.training.tuning import Search, Tuned
-from materialize.training.window_labels import WindowLabels, read_labels, sample_window
+from materialize.training.window_labels import read_labels, sample_window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,8 +51,8 @@ if TYPE_CHECKING:
     from features.feature_build import FeatureBuild
     from features.schema import FeatureSchema
     from materialize.settings import Settings
-    from materialize.training.sampling import SampledPairs
     from materialize.training.stopping import Boosted
+    from materialize.training.training_rows import TrainingRows
 
 log = structlog.get_logger()
 
@@ -80,8 +78,13 @@ def train_model(
         SourceError: If the tables cannot be read, or there is nothing to learn or to evaluate.
         RetryableError: If the cluster fails.
     """
-    progress = progress or NoProgress()
-    cutoff = cutoff.astimezone(UTC)
+    with scratch_folder(settings.models_path / ".scratch") as scratch:
+        return _train(settings, cutoff.astimezone(UTC), client, progress or NoProgress(), scratch)
+
+
+def _train(
+    settings: Settings, cutoff: datetime, client: Client, progress: Progress, scratch: Path
+) -> ModelBundle:
     with open_sources(settings, scratch=settings.features_path / ".scratch") as sources:
         plan = plan_windows(
             cutoff, sources.first_event, days=settings.training.window_days, count=settings.training.windows
@@ -101,24 +104,30 @@ def train_model(
                 read_labels(settings, sources.events, w, builds[w], len(plan.training)) for w in plan.training
             ]
             seen, even = choose_exclude_seen(settings, labels), choose_even_users(labels)
-            # The newest window that is trained on is ranked, too, by the forest of the older ones.
-            validation, task = (
-                EvaluationTask.prepare(sources.events, builds[w], w, exclude_seen=seen.value)
-                for w in (plan.training[-1], plan.evaluation)
+            task = EvaluationTask.prepare(
+                sources.events, builds[plan.evaluation], plan.evaluation, exclude_seen=seen.value
             )
+            validation = None
+            if len(labels) > 1 and len(labels[-1].positives):
+                # The newest window that is trained on is ranked, too, by the forest of the older ones.
+                newest = labels[-1]
+                validation = EvaluationTask.prepare(
+                    sources.events, newest.build, newest.window, exclude_seen=seen.value
+                )
             running.rows = sum(len(label.positives) for label in labels)
     schema = builds[plan.evaluation].schema
     rng = np.random.default_rng(settings.training.seed)
     with stage(progress, "join the training set", total=len(labels)) as running:
-        parts = []
-        for label in labels:
-            sampled = sample_window(settings, label, rng, exclude_seen=seen.value, even_users=even.value)
-            parts.append(_read_rows(label, sampled, schema))
-            running.advance(rows=len(parts[-1]))
-    newest, rows = len(parts[-1]), TrainingRows.joined(parts)
-    del parts
+        samples = [
+            (label, sample_window(settings, label, rng, exclude_seen=seen.value, even_users=even.value))
+            for label in labels
+        ]
+        sizes = [len(sampled.codes) for _, sampled in samples]
+        place = choose_place(settings.training, client, sum(sizes), len(schema.columns))
+        file = scratch / "rows" if place.value == DISK else None
+        rows = read_rows(samples, schema, file, lambda read: running.advance(rows=read))
     _check_labels(rows, plan)
-    held_out = _hold_out(rows, newest)
+    held_out = _hold_out(rows, sizes[-1])
     if search is not None and tuned is None and held_out is not None:
         with stage(progress, "search for parameters", total=settings.tuning.trials) as running:
             tuned = _search(client, search, held_out, schema, running)
@@ -131,11 +140,11 @@ def train_model(
         running.rows = len(rows)
     with stage(progress, "evaluate beside baselines") as running:
         ranked = [(task, final.booster)]
-        if first is not final and len(labels) > 1:
+        if validation is not None and first is not final:
             ranked.insert(0, (validation, first.booster[: first.rounds]))
         windows, published, chosen = _choose_model(settings, ranked, schema)
         running.rows = len(task.space.users) * len(task.space.items)
-    choices = [seen, even, *chosen, *told_choices(settings, plan, task.build), *_told(tuned)]
+    choices = [seen, even, *chosen, *told_choices(settings, plan, task.build), *_told(place, tuned)]
     metrics = {
         **evaluation_report(task, published.methods, settings.training.seed),
         "validation": [window.report() for window in windows],
@@ -198,7 +207,7 @@ def _lineage(
         feature_builds={build.manifest.cutoff: build.fingerprint for build in builds.values()},
         data={"sources": fingerprint_of(sources, settings, cutoff)},
         parameters={
-            **settings.training.model_dump(mode="json"),
+            **settings.training.model_dump(mode="json", exclude={"external_memory"}),  # the same trees
             "cluster": cluster_shape(client),
             "window_days_used": plan.evaluation.days,
             "windows_used": len(plan.training),
@@ -242,18 +251,6 @@ def _build_all(
             builds[window] = build_features(settings, window.start, settings.features_path, sources=sources)
             running.advance(rows=sum(entry.rows for entry in builds[window].manifest.files.values()))
     return builds
-
-
-def _read_rows(label: WindowLabels, sampled: SampledPairs, schema: FeatureSchema) -> TrainingRows:
-    """Features of the sampled pairs as of the window's start; a list is a user's rows."""
-    starts = pa.repeat(pa.scalar(label.window.start, pa.timestamp("us", "UTC")), len(sampled.codes))
-    pairs = label.space.decode(sampled.codes).append_column(EVENT_TIMESTAMP, starts)
-    return TrainingRows(
-        values=training_matrix(pairs, [label.build], schema),
-        labels=sampled.labels,
-        weights=sampled.weights,
-        groups=sampled.codes // len(label.space.items),
-    )
 
 
 def _check_labels(rows: TrainingRows, plan: WindowPlan) -> None:
@@ -307,8 +304,8 @@ def _apply(tuned: Tuned, settings: Settings, lineage: Lineage) -> tuple[Settings
     )
 
 
-def _told(tuned: Tuned | None) -> list[Choice]:
-    return [] if tuned is None else [Choice("tuning", tuned.chosen or "as set", tuned.reason)]
+def _told(place: Choice, tuned: Tuned | None) -> list[Choice]:
+    return [place] if tuned is None else [place, Choice("tuning", tuned.chosen or "as set", tuned.reason)]
 
 
 def _boost(
