@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from features.errors import StorageError
 from materialize.svg_figure import svg_figure
 from materialize.training.report_page import TEMPLATE
-from materialize.training.verdicts import METHODS, verdicts
+from materialize.training.verdicts import DECIDED, METHODS, verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +69,8 @@ def render_report(metrics: Mapping[str, Any], model_id: str) -> str:
             window=metrics["window"],
             verdicts=verdicts(metrics),
             choices=metrics.get("choices", []),
+            decided=DECIDED,
+            validation=metrics.get("validation", []),
             names=names,
             methods=methods,
             measures=MEASURES,

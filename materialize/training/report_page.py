@@ -73,6 +73,24 @@ had more than 28 days before the window.</p>
 <figure><figcaption>Learning curve</figcaption>{{ curve }}</figure>{% endif %}
 </div>
 
+{% if validation %}
+<h2>What several windows say</h2>
+<p>What is published was chosen by these windows together, each ranked by a forest that has not seen it, so one unusual month does not
+decide. NDCG@10, the best of each column in bold.</p>
+<table>
+<tr><th>method</th>{% for window in validation %}<th class="number">from {{ window.start[:10] }}, as served<br>
+<small>{{ "{:,}".format(window.users) }} users</small></th><th class="number">new items</th>{% endfor %}</tr>
+{% for name in validation[0].served %}
+<tr{% if name == "model" %} class="model"{% endif %}><td title="{{ meaning.get(name, "") }}">{{ "forest" if name == "model" else name }}</td>
+{% for window in validation %}{% for part in ("served", "new_items") %}{% set best = window[part].values() | max %}
+<td class="number">{% if window[part][name] == best %}<b>{{ "%.4f" | format(best) }}</b>{% else %}{{ "%.4f" | format(window[part][name]) }}{% endif %}</td>
+{% endfor %}{% endfor %}</tr>
+{% endfor %}
+</table>
+<ul>{% for choice in choices if choice.name in ("nearness", "stand_in", "new_items") %}<li>{{ decided[choice.name] }}: {{ choice.value }}
+({{ choice.reason }})</li>{% endfor %}</ul>
+{% endif %}
+
 {% if training %}
 <h2>How it was trained</h2>
 <p>{{ "{:,}".format(training.rows) }} pairs, {{ "{:,}".format(training.positives) }} of them positive, from

@@ -23,6 +23,13 @@ METHODS = {
 }
 """What each method does."""
 
+DECIDED = {
+    "nearness": "New items are lifted by nearness, with weight",
+    "stand_in": "A baseline stands in for the forest",
+    "new_items": "Ranks new items best",
+}
+"""What each choice between forest and baselines decides."""
+
 _PLACES = {"served": "as served", "new_items": "on items new to the user"}
 
 

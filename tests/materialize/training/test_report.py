@@ -10,7 +10,7 @@ import pytest
 
 from features.errors import StorageError
 from materialize.training.report import render_report, report_path, write_report
-from materialize.training.verdicts import verdicts
+from materialize.training.verdicts import DECIDED, verdicts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +42,11 @@ def test_the_page_stands_alone_and_holds_every_method(bundle: ModelBundle) -> No
     for name, method in bundle.metrics["methods"].items():
         assert f"{method['ndcg@10']:.4f}" in text
         assert re.search(rf">{name}</td>", text)
+    assert "What several windows say" in text
+    for choice in ("nearness", "stand_in", "new_items"):
+        assert DECIDED[choice] in text
+    for window in bundle.metrics["validation"]:
+        assert f"<b>{max(window['new_items'].values()):.4f}</b>" in text
     assert text == render_report(bundle.metrics, bundle.id)
 
 
