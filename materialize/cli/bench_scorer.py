@@ -28,8 +28,18 @@ K = 100
 DELTA, WORKERS = "delta", "workers"
 _SECONDS = 1.0
 """How long one timing of ours should take at least."""
+_TABLES = {
+    "Top-100 of every user, against XGBoost's inplace_predict without the cost of its matrix": (
+        "shape", "pairs/s", "x inplace_predict", "required", "aim",
+    ),
+    "Peers on the same pairs, in the same run: their rate, and how many times ours is theirs": (
+        "shape", "inplace_predict", "x with its matrix", "x tl2cgen", "x lightgbm", "x lleaves",
+    ),
+    "Binding the items, one user, and the largest difference to XGBoost's margins": (
+        "shape", "bind s", "one user ms", "largest error",
+    ),
+}  # fmt: skip
 _TITLES = {
-    "shapes": "Top-100 of every user: pairs per second, and ratios (medians of interleaved rounds)",
     DELTA: "A delta run, 2 % of users and 0.5 % of items changed, beside a full one; one thread",
     WORKERS: "Blocks on Dask: two workers of one thread beside one of two",
 }
@@ -47,7 +57,8 @@ def measure(
         peers: Whether to measure TL2cgen, LightGBM and lleaves as well; XGBoost always is.
 
     Returns:
-        Rates in pairs per second, ratios to them, seconds to bind, milliseconds for one user, the largest error.
+        Rates in pairs per second, ratios to them, seconds to bind, milliseconds for one user, the largest error, and
+        what was left out, with the reason.
     """
     booster = world.booster
     booster.set_param({"nthread": threads or 0})
@@ -65,8 +76,10 @@ def measure(
         ),
         **inplace_predict(world, users),
     }
+    left_out: list[str] = []
     if peers:
-        measured |= other_libraries(world, users)
+        others, left_out = other_libraries(world, users)
+        measured |= others
     rates: dict[str, list[float]] = {name: [] for name in measured}
     for _ in range(rounds):
         for name, timing in measured.items():
@@ -91,6 +104,7 @@ def measure(
         "one user ms": statistics.median(seconds(lambda: catalogue.top_k_one(k=K, **one)) for _ in range(100))
         * 1e3,
         "largest error": error,
+        "left out": "; ".join(left_out) or None,
     }
 
 
@@ -143,8 +157,20 @@ def _command(
     if output is Output.JSON:
         print_json(document)
         return
+    _print(document)
+
+
+def _print(document: dict[str, list[dict[str, Any]]]) -> None:
+    """Draw what was measured as tables that fit a terminal."""
     for part, rows in document.items():
-        print_table(_TITLES[part], rows)
+        if part in _TITLES:
+            print_table(_TITLES[part], rows)
+            continue
+        for title, names in _TABLES.items():
+            print_table(title, [{name: row[name] for name in names} for row in rows])
+        left_out = [{"shape": row["shape"], "left out": row["left out"]} for row in rows if row["left out"]]
+        if left_out:
+            print_table("Left out", left_out)
 
 
 def register(app: typer.Typer) -> None:

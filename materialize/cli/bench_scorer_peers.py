@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from materialize.cli.context import stderr
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -21,8 +19,8 @@ if TYPE_CHECKING:
 
 _BLOCKS = (1, 2, 4, 8, 16)
 """Users per call of ``inplace_predict``, of which the best counts."""
-_COMPILED = 20_000
-"""Leaves of a forest that gcc compiles in less than a minute or two."""
+_OPTIMIZED = "-O1"
+"""Of TL2cgen's code, whose time goes into mispredicted branches: -O3 takes gcc twice as long, and makes it no faster."""
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -56,19 +54,20 @@ def _tuned(rate: Callable[[int], float]) -> Rate:
     return lambda: rate(best)
 
 
-def other_libraries(world: BenchWorld, users: Users) -> dict[str, Rate]:
-    """TL2cgen on the same forest, LightGBM and lleaves on one of its size; what is not installed is left out."""
+def other_libraries(world: BenchWorld, users: Users) -> tuple[dict[str, Rate], list[str]]:
+    """TL2cgen on the same forest, LightGBM and lleaves on one of its size; and what was left out, with the reason."""
     found: dict[str, Rate] = {}
+    left_out: list[str] = []
     matrix, _ = world.cross(users, 1)
     for peer in (_lightgbm, _tl2cgen):
         try:
-            found |= peer(world, matrix)
+            found |= peer(world, matrix, left_out)
         except ImportError as error:
-            stderr().print(f"{error.name} is not installed: left out")
-    return found
+            left_out.append(f"{error.name}: not installed")
+    return found, left_out
 
 
-def _lightgbm(world: BenchWorld, matrix: Any) -> dict[str, Rate]:
+def _lightgbm(world: BenchWorld, matrix: Any, left_out: list[str]) -> dict[str, Rate]:
     import lightgbm
 
     data, label, start = world.training
@@ -84,7 +83,8 @@ def _lightgbm(world: BenchWorld, matrix: Any) -> dict[str, Rate]:
     }
     try:
         lleaves: Any = importlib.import_module("lleaves")
-    except ImportError:  # it needs an older LLVM than Numba's
+    except ImportError:
+        left_out.append("lleaves: not installed, as it needs an older LLVM than Numba's")
         return found
     with tempfile.TemporaryDirectory(prefix="prescore-bench-") as folder:
         model.save_model(f"{folder}/model.txt")
@@ -95,17 +95,20 @@ def _lightgbm(world: BenchWorld, matrix: Any) -> dict[str, Rate]:
     }
 
 
-def _tl2cgen(world: BenchWorld, matrix: Any) -> dict[str, Rate]:
+def _tl2cgen(world: BenchWorld, matrix: Any, left_out: list[str]) -> dict[str, Rate]:
     import tl2cgen
     import treelite
 
-    if not (shutil.which("gcc") and world.shape.trees * 2**world.shape.depth <= _COMPILED):
-        stderr().print("TL2cgen is left out: no gcc, or a forest that compiles for many minutes")
+    if not shutil.which("gcc"):
+        left_out.append("tl2cgen: no gcc")
         return {}
     with tempfile.TemporaryDirectory(prefix="prescore-bench-") as name:
         folder = Path(name)
         world.booster.save_model(folder / "model.json")
         model = treelite.frontend.load_xgboost_model(folder / "model.json", format_choice="inspect")
-        tl2cgen.export_lib(model, toolchain="gcc", libpath=folder / "forest.so", params={"parallel_comp": 8})
-        predictor, batch = tl2cgen.Predictor(folder / "forest.so"), tl2cgen.DMatrix(matrix)
+        library = folder / "forest.so"
+        tl2cgen.export_lib(
+            model, toolchain="gcc", libpath=library, params={"parallel_comp": 8}, options=[_OPTIMIZED]
+        )
+        predictor, batch = tl2cgen.Predictor(library), tl2cgen.DMatrix(matrix)
     return {"tl2cgen": lambda: len(matrix) / seconds(lambda: predictor.predict(batch, pred_margin=True))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -120,23 +121,27 @@ def _read_column(column: FeatureColumn, values: pa.ChunkedArray) -> NDArray[np.f
     return out
 
 
-def encode_value(column: FeatureColumn, value: float | str | None) -> np.float32:
-    """Model input of one value.
+def encode_values(
+    columns: Sequence[FeatureColumn], values: Sequence[float | str | None]
+) -> NDArray[np.float32]:
+    """Model input of some values, each of its column: float32[n].
 
     Raises:
         SchemaMismatchError: If a number was expected and something else came.
     """
+    numbers = [_number(column, value) for column, value in zip(columns, values, strict=True)]
+    with np.errstate(over="ignore"):
+        return np.array(numbers, np.float64).astype(np.float32)
+
+
+def _number(column: FeatureColumn, value: float | str | None) -> float:
     if value is None:
-        return np.float32(np.nan)
-    if column.vocabulary is not None:
-        try:
-            return np.float32(column.vocabulary.index(str(value)))
-        except ValueError:
-            return np.float32(np.nan)
+        return math.nan
     try:
-        with np.errstate(over="ignore"):
-            return np.float32(value)
-    except (TypeError, ValueError) as error:
+        if column.vocabulary is not None:
+            return column.vocabulary.index(str(value)) if str(value) in column.vocabulary else math.nan
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise SchemaMismatchError(
             f"feature {column.name!r} cannot be read as a number",
             expected="a number or null",

@@ -47,16 +47,54 @@ def add_forest_one(  # type: ignore[no-untyped-def]
         leaves = leaf_start[p + 1] - leaf_start[p]
         table[:leaves] = leaf_value[leaf_start[p] : leaf_start[p + 1]]
         for n in range(node_start[p], node_start[p + 1]):
-            at = leaves + n - node_start[p]
-            table[at] = (
-                table[node_left[n]] if codes[node_row[n]] < node_threshold[n] else table[node_right[n]]
-            )
-        start = first_start[p] - first_item[p]
-        for i in range(first_item[p], last_item[p]):
+            left, right = (
+                np.uint32(node_left[n]),
+                np.uint32(node_right[n]),
+            )  # both, so that there is no branch
+            chosen = left if codes[np.uint32(node_row[n])] < node_threshold[n] else right
+            table[leaves + n - node_start[p]] = table[chosen]
+        i = first_item[p]
+        while i < last_item[p]:
+            at = first_start[p] + i - first_item[p]
+            if i + 8 <= last_item[p] and _evenly(root_start, at):
+                _add_eight(root, root_start[at], root_start[at + 1] - root_start[at], table, score, i)
+                i += 8
+                continue
             total = score[i]
-            for e in range(root_start[start + i], root_start[start + i + 1]):
+            for e in range(root_start[at], root_start[at + 1]):
                 total += table[np.uint32(root[e])]  # unsigned: Numba need not look for -1
             score[i] = total
+            i += 1
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _evenly(root_start, at):  # type: ignore[no-untyped-def]
+    """Whether eight items have the same number of entries."""
+    count, even = root_start[at + 1] - root_start[at], True
+    for j in range(1, 8):
+        even &= root_start[at + j + 1] - root_start[at + j] == count
+    return even
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _add_eight(root, first, count, table, score, i):  # type: ignore[no-untyped-def]
+    """Add ``count`` entries to each of eight items, side by side, so that no sum waits for its last addition."""
+    e = np.uint64(first)
+    n = np.uint64(count)
+    t0, t1, t2, t3 = score[i], score[i + 1], score[i + 2], score[i + 3]
+    t4, t5, t6, t7 = score[i + 4], score[i + 5], score[i + 6], score[i + 7]
+    for _ in range(count):
+        t0 += table[np.uint32(root[e])]
+        t1 += table[np.uint32(root[e + n])]
+        t2 += table[np.uint32(root[e + n * np.uint64(2)])]
+        t3 += table[np.uint32(root[e + n * np.uint64(3)])]
+        t4 += table[np.uint32(root[e + n * np.uint64(4)])]
+        t5 += table[np.uint32(root[e + n * np.uint64(5)])]
+        t6 += table[np.uint32(root[e + n * np.uint64(6)])]
+        t7 += table[np.uint32(root[e + n * np.uint64(7)])]
+        e += np.uint64(1)
+    score[i], score[i + 1], score[i + 2], score[i + 3] = t0, t1, t2, t3
+    score[i + 4], score[i + 5], score[i + 6], score[i + 7] = t4, t5, t6, t7
 
 
 @njit(cache=True, nogil=True)

@@ -6,6 +6,7 @@ stay. LLVM cuts them into what the processor has: four AVX-512 registers, eight 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ _FLOATS, _CODES = ir.VectorType(ir.FloatType(), LANES), ir.VectorType(_I16, LANE
 
 def aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray[Any, Any]:
     """An uninitialized array that starts on a cache line, which the instructions here rely on."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.empty(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + size].view(dtype).reshape(shape)

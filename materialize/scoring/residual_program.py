@@ -41,6 +41,7 @@ have values are scored again, tree by tree.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,7 +88,7 @@ class ResidualProgram:
         """All arrays by name, as they are saved."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    @property
+    @cached_property
     def widest_pass(self) -> int:
         """Rows of the largest pass: the height of a kernel's table."""
         rows = np.diff(self.leaf_start) + np.diff(self.node_start)

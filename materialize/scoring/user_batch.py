@@ -16,7 +16,7 @@ from materialize.scoring.encode_inputs import (
     column_of,
     encode_keyed,
     encode_table,
-    encode_value,
+    encode_values,
     no_entries,
     positions,
     sort_entries,
@@ -147,9 +147,8 @@ class BatchEncoder:
             SchemaMismatchError: If a value or array does not fit.
         """
         mine = [index for index, column in enumerate(self.schema.columns) if column.scope == USER]
-        values = [
-            encode_value(self.schema.columns[i], features.get(self.schema.columns[i].name)) for i in mine
-        ]
+        columns = [self.schema.columns[index] for index in mine]
+        values = encode_values(columns, [features.get(column.name) for column in columns])
         by_column = {}
         for column, rows in self.layout.affinity.items():
             by_column[column] = no_entries(1, len(rows))
@@ -164,7 +163,7 @@ class BatchEncoder:
             excluded = self._keyed(PAIR, (), (exclude, {}), self.item_ids)
         if latent is not None:
             latent = _latent(np.atleast_2d(latent), 1)
-        codes = self.codes.encode(self.layout.user, mine, np.array(values, np.float32)[:, None])
+        codes = self.codes.encode(self.layout.user, mine, values[:, None])
         return UserBatch(pa.nulls(1), codes, by_column, paired, excluded, latent)
 
     def row_of(self, item_id: object) -> int:
@@ -191,7 +190,7 @@ class BatchEncoder:
                     expected=f"{len(keys)} values",
                     got=str(len(given)),
                 )
-            row[:] = [encode_value(column, v) for v in given]
+            row[:] = encode_values([column] * len(given), given)
         try:
             key = positions(pa.array(keys, known.type), known)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

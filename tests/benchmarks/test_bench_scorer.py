@@ -49,6 +49,8 @@ def test_each_kind_of_shape_is_measured_on_correct_scores(shape: Shape) -> None:
 def test_peers_are_measured_beside_it() -> None:
     row = bench_scorer.measure(World(Shape(2, 2), 40), rounds=1)
     assert row["x lightgbm"] > 0
+    assert row["x tl2cgen"] > 0 or "tl2cgen" in row["left out"]
+    assert row["x lleaves"] is not None or "lleaves" in row["left out"]
 
 
 def test_a_trained_model_is_measured_on_correct_scores(tmp_path: Path) -> None:
