@@ -76,7 +76,7 @@ had more than 28 days before the window.</p>
 {% if validation %}
 <h2>What several windows say</h2>
 <p>What is published was chosen by these windows together, each ranked by a forest that has not seen it, so one unusual month does not
-decide. NDCG@10, the best of each column in bold.</p>
+decide; the last of them is the one above. NDCG@10, the best of each column in bold.</p>
 <table>
 <tr><th>method</th>{% for window in validation %}<th class="number">from {{ window.start[:10] }}, as served<br>
 <small>{{ "{:,}".format(window.users) }} users</small></th><th class="number">new items</th>{% endfor %}</tr>
