@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import multiprocessing
 import tempfile
 import time
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from features.errors import PrescoreError
 from materialize.cli.context import Output, OutputOption, stderr
 from materialize.cli.output import emit
+from materialize.cli.watched_child import watched_child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from multiprocessing.connection import Connection
 
 CUTOFF = dt.datetime(2024, 7, 1, tzinfo=dt.UTC)
 DAYS = 365
 CATEGORIES = 200
-WATCH_SECONDS = 0.1
 
 # A log of a shop: few items sell often, users differ in how much they buy, and most of what they buy they buy again.
 # Every row is a function of its number, so that the same size is the same log everywhere.
@@ -63,66 +60,36 @@ def bench_features(
     for part in (4, 2, 1):
         place = folder / f"part_{part}"
         file = _write(events // part, users // part, items, memory, place)
-        row = {"events": events // part, "items": items} | _measured(file, place)
+        took, peak, spilled = watched_child(_build, file, files=partial(place.rglob, "spill/*"))
         (place / "events.parquet").unlink()
-        yield row | {"events/s": round(row["events"] / (row["seconds to read"] + row["seconds to build"]))}
+        seconds = took["seconds to read"] + took["seconds to build"]
+        yield {
+            "events": events // part,
+            "items": items,
+            **took,
+            "events/s": round(events // part / seconds),
+            "peak GiB": round(peak / 2**30, 2),
+            "spilled GiB": round(spilled / 2**30, 2),
+        }
 
 
-def _measured(file: Path, folder: Path) -> dict[str, Any]:
-    """Build in another process, and watch it."""
-    import psutil  # type: ignore[import-untyped]  # it has no stubs
-
-    peak = spilled = 0
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    child = multiprocessing.get_context("spawn").Process(target=_build, args=(file, sender))
-    child.start()
-    sender.close()  # the child has the other copy: when it ends, so does what can be received
-    family = psutil.Process(child.pid)
-    while not receiver.poll(WATCH_SECONDS):
-        with suppress(psutil.NoSuchProcess):
-            peak = max(peak, sum(p.memory_info().rss for p in (family, *family.children(recursive=True))))
-        spilled = max(spilled, _bytes_of(folder.rglob("spill/*")))
-    row: dict[str, Any] | PrescoreError = receiver.recv()
-    child.join()
-    if isinstance(row, PrescoreError):
-        raise row
-    return row | {"peak GiB": round(peak / 2**30, 2), "spilled GiB": round(spilled / 2**30, 2)}
-
-
-def _bytes_of(files: Iterator[Path]) -> int:
-    """Bytes that files take on disk; one that vanishes meanwhile takes none."""
-    total = 0
-    with suppress(FileNotFoundError):  # a folder that vanishes while it is listed
-        for file in files:
-            with suppress(FileNotFoundError):
-                total += file.stat().st_blocks * 512
-    return total
-
-
-def _build(file: Path, answer: Connection) -> None:
-    """Send what a build took, or why it failed."""
+def _build(file: Path) -> dict[str, Any]:
     from features.build import build_features
     from features.sources import open_sources
     from materialize.settings import load_settings
 
     settings = load_settings(file)
     started = time.monotonic()
-    try:
-        with open_sources(settings, scratch=settings.features_path / ".scratch") as sources:
-            read = time.monotonic()
-            build = build_features(settings, CUTOFF, settings.features_path, sources=sources)
-    except PrescoreError as error:
-        answer.send(error)
-        return
+    with open_sources(settings, scratch=settings.features_path / ".scratch") as sources:
+        read = time.monotonic()
+        build = build_features(settings, CUTOFF, settings.features_path, sources=sources)
     done = time.monotonic()
-    answer.send(
-        {
-            "users": build.rows("user.parquet"),
-            "seconds to read": round(read - started, 1),
-            "seconds to build": round(done - read, 1),
-            "pair rows": build.rows("pair.parquet"),
-        }
-    )
+    return {
+        "users": build.rows("user.parquet"),
+        "seconds to read": round(read - started, 1),
+        "seconds to build": round(done - read, 1),
+        "pair rows": build.rows("pair.parquet"),
+    }
 
 
 def _write(events: int, users: int, items: int, memory: str, folder: Path) -> Path:

@@ -91,7 +91,7 @@ def read_rows(
         first += len(label.space.users)
     width = len(schema.columns)
     return TrainingRows(
-        values=_in_memory(told(), sum(map(len, groups)), width)
+        values=in_memory(told(), sum(map(len, groups)), width)
         if file is None
         else StoredValues.write(file, width, told()),
         labels=np.concatenate([sampled.labels for _, sampled in windows]),
@@ -106,7 +106,8 @@ def _values(label: WindowLabels, codes: NDArray[np.int64], schema: FeatureSchema
     return training_matrix(pairs, [label.build], schema)
 
 
-def _in_memory(parts: Iterator[NDArray[np.float32]], rows: int, width: int) -> NDArray[np.float32]:
+def in_memory(parts: Iterator[NDArray[np.float32]], rows: int, width: int) -> NDArray[np.float32]:
+    """Parts one after the other, float32[rows, width], with never more than one of them beside it."""
     values, at = np.empty((rows, width), np.float32), 0
     for part in parts:
         values[at : at + len(part)] = part

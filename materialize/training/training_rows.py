@@ -32,19 +32,6 @@ class TrainingRows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @classmethod
-    def joined(cls, parts: list[TrainingRows]) -> TrainingRows:
-        """Rows one after the other, in memory; groups of different parts stay different."""
-        if len(parts) == 1:
-            return parts[0]
-        firsts = np.cumsum([0, *(int(p.groups[-1]) + 1 if len(p) else 0 for p in parts[:-1])])
-        return cls(
-            np.concatenate([p.values for p in parts]),
-            np.concatenate([p.labels for p in parts]),
-            np.concatenate([p.weights for p in parts]),
-            np.concatenate([p.groups + first for p, first in zip(parts, firsts, strict=True)]),
-        )
-
     def where(self, keep: NDArray[np.bool_]) -> TrainingRows:
         """The rows for which ``keep`` is true."""
         values = self.values.where(keep) if isinstance(self.values, StoredValues) else self.values[keep]

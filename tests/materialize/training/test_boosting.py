@@ -138,11 +138,3 @@ def test_parts_cut_no_list(sizes: list[int], n: int) -> None:
     assert np.array_equal(np.concatenate([groups[part] for part in parts]), groups)
     owners = [set(groups[part].tolist()) for part in parts]
     assert sum(map(len, owners)) == len(sizes)
-
-
-def test_joined_lists_stay_apart() -> None:
-    a, b = some_rows(100), some_rows(50, seed=1)
-    joined = TrainingRows.joined([a, b])
-    assert len(joined) == 150
-    assert len(np.unique(joined.groups)) == len(np.unique(a.groups)) + len(np.unique(b.groups))
-    assert np.all(np.diff(joined.groups) >= 0)
