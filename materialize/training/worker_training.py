@@ -142,7 +142,7 @@ def threads() -> int:
 
 
 def start_tracker(workers: int, dask_worker: Worker) -> dict[str, Any]:
-    """Let so many workers meet at this one, which the others can reach, and which has XGBoost: a scheduler may not.
+    """Let so many workers meet at this one, which the others can reach.
 
     Returns:
         What :func:`train_part` needs to know of the meeting.
