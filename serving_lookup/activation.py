@@ -113,12 +113,12 @@ class LiveGeneration:
             return before + _INT64(user_id) + after
         return pack(b"HMGET", self.key(user_id), *self.fields)
 
-    def read_predictions_of(self, user_ids: Sequence[int | str]) -> bytes:
-        """As many such commands as there are users."""
+    def read_predictions_of(self, user_ids: Sequence[int | str]) -> list[bytes]:
+        """Such a command for each of many users."""
         if self.artifact.schema.user_id_type == "string":
-            return b"".join([self.read_predictions(user_id) for user_id in user_ids])
+            return [self.read_predictions(user_id) for user_id in user_ids]
         before, after = self._reads_of
-        return before + (after + before).join(map(_INT64, user_ids)) + after
+        return [before + user_id + after for user_id in map(_INT64, user_ids)]
 
 
 class Activation:

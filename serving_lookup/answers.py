@@ -73,8 +73,8 @@ class BatchAnswer(msgspec.Struct, frozen=True):
     users: list[UserAnswer]
 
 
-class PairScore(msgspec.Struct, frozen=True):
-    """The model's margin for one user and one item, computed on demand."""
+class PairScore(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The model's margin for one user and one item, computed on demand; ``arm`` as of :class:`Answer`."""
 
     user_id: int | str
     item_id: int | str
@@ -84,6 +84,7 @@ class PairScore(msgspec.Struct, frozen=True):
     model: str
     feature_cutoff: str
     age_seconds: float
+    arm: str | None = None
 
 
 class SeenAnswer(msgspec.Struct, frozen=True):
@@ -108,7 +109,7 @@ class Contribution(msgspec.Struct, frozen=True):
     contribution: float
 
 
-class Explanation(msgspec.Struct, frozen=True):
+class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why a pair has its score.
 
     Attributes:
@@ -117,7 +118,7 @@ class Explanation(msgspec.Struct, frozen=True):
         score: The model's margin, computed on demand.
         expected: The margin before anything is known of the pair.
         contributions: The largest first; they and ``expected`` add up to ``score``.
-        source, generation, model, feature_cutoff, age_seconds: As in a list's answer.
+        source, generation, model, feature_cutoff, age_seconds, arm: As in a list's answer.
     """
 
     user_id: int | str
@@ -131,6 +132,7 @@ class Explanation(msgspec.Struct, frozen=True):
     model: str
     feature_cutoff: str
     age_seconds: float
+    arm: str | None = None
 
 
 class GenerationList(msgspec.Struct, frozen=True):

@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING
 
 import mmh3
 
-from serving_lookup.activation import Activation
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from materialize.publish.lookup_artifact import LookupArtifact
     from materialize.publish.serving_rules import Arm, ServingRules
-    from serving_lookup.activation import LiveGeneration
-    from serving_lookup.metrics import WorkerMetrics
-    from serving_lookup.store import Store
+    from serving_lookup.activation import Activation, LiveGeneration
 
 _BUCKETS = 1 << 32
 
@@ -43,28 +38,12 @@ class Arms:
     """The live generations of models other than the service's own.
 
     Args:
-        store: Where pointers are.
-        project: Feast project.
-        model: The service's own model, which :class:`Activation` of the service follows.
-        metrics: Counts activations.
-        warm: As of :class:`Activation`.
+        model: The service's own, which is followed elsewhere.
+        activation: Makes what follows another.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        project: str,
-        model: str,
-        metrics: WorkerMetrics,
-        warm: Callable[[LookupArtifact], None],
-    ) -> None:
-        self._store, self._project, self._model, self._metrics, self._warm = (
-            store,
-            project,
-            model,
-            metrics,
-            warm,
-        )
+    def __init__(self, model: str, activation: Callable[[str], Activation]) -> None:
+        self._model, self._activation = model, activation
         self._followed: dict[str, Activation] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -76,7 +55,7 @@ class Arms:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
         for new in wanted - self._followed.keys():
-            self._followed[new] = Activation(self._store, self._project, new, self._metrics, self._warm)
+            self._followed[new] = self._activation(new)
             self._followed[new].start()
 
     async def refresh(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
-from features.errors import StoreError
 from serving_lookup.answers import Answer, UserAnswer, negotiate
 from serving_lookup.parameters import are_ids, read_json_id
 from serving_lookup.problems import FAILURE, Problem
@@ -91,23 +89,9 @@ class BatchRoute:
 async def _read_rows(
     store: Store, live: LiveGeneration, users: Sequence[int | str | UserAnswer]
 ) -> Sequence[Any]:
-    """The rows of users in one round trip; ``None`` where there is no id, or no store."""
-    rows: list[Any] = []
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def last(row: Any) -> None:
-        rows.append(row)
-        if not done.done():
-            done.set_result(None)
-
+    """The rows of users, or errors, in one round trip; ``None`` where there is no id."""
     ids = [user for user in users if not isinstance(user, UserAnswer)]
-    if ids:
-        told = [*[rows.append] * (len(ids) - 1), last]  # replies come in the order of commands
-        try:
-            store.ask(live.read_predictions_of(ids), *told)
-        except StoreError:
-            return [None] * len(users)
-        await done
+    rows = await store.send_all(live.read_predictions_of(ids))
     if len(ids) == len(users):
         return rows
     found = iter(rows)

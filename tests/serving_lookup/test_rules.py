@@ -23,8 +23,7 @@ from tests.serving_lookup.published_world import (
     PROJECT,
     K,
     Tables,
-    World,
-    running_store,
+    live_world,
     start_service,
     wait_until,
 )
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.serving_lookup.published_world import RunningService
+    from tests.serving_lookup.published_world import RunningService, World
 
 VERSIONS = itertools.count(1)
 CHALLENGER = "challenger"
@@ -46,14 +45,12 @@ def ruled(
     """A world and its service, without rules; each test ends as it began."""
     folder = tmp_path_factory.mktemp("ruled")
     settings = {"workers": 1, "deadline_ms": 5000, "seen_days": 30}
-    with running_store() as server:
-        world = World(server, folder, Tables("int64"))
-        world.load_features()
-        world.flip(world.build("g1", "a", 1))
-        with start_service(folder, world.url, free_port(), settings) as service:
-            wait_until(lambda: service.get("/health/ready").status_code == 200)
-            yield world, service
-        world.client.close()
+    with (
+        live_world(folder, Tables("int64")) as world,
+        start_service(folder, world.url, free_port(), settings) as service,
+    ):
+        wait_until(lambda: service.get("/health/ready").status_code == 200)
+        yield world, service
 
 
 def forget(world: World, service: RunningService) -> None:
@@ -234,6 +231,17 @@ def test_an_experiment_begins_and_ends_without_a_restart(ruled: tuple[World, Run
         assert (answer["arm"], answer["generation"]) == (arm_of[user], "c1" if stored else "g1")
         assert answer["source"] == "precomputed"
         assert items_of(answer) == (top.item_ids[index, :5].tolist() if stored else base[user])
+    # Pairs are scored and explained by the model whose list the user gets.
+    for user, generation in (
+        (theirs[1], "c1"),
+        (theirs[0], "g1"),
+        (next(iter(set(users) - {*theirs})), "g1"),
+    ):
+        item, score = ask(service, user, "k=1")["items"][0].values()
+        for path in (f"items/{item}/score", f"explain?item={item}"):
+            pair = service.get(f"/v1/models/{MODEL}/users/{user}/{path}").json()
+            assert (pair["arm"], pair["generation"]) == (arm_of[user], generation)
+            assert pair["score"] == pytest.approx(score, abs=1e-5)
     lists = 'prescore_arm_lists_total{arm="%s",source="precomputed"}'
     assert service.metric(lists % CHALLENGER) >= len(theirs)
     assert service.metric(lists % MODEL) >= len(users) - len(theirs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 from serving_lookup.shedding import MOST_PER_SECOND, Shedding
 
@@ -13,7 +14,7 @@ def test_each_is_told_in_its_turn_and_not_all_at_once() -> None:
         shedding, order = Shedding(), list[int]()
         begun = time.perf_counter()
         for number in range(300):
-            shedding.refuse(lambda number=number: order.append(number))
+            shedding.refuse(partial(order.append, number))
         assert order == []
         await shedding.turn()
         return order, time.perf_counter() - begun

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from features.errors import SettingsError, StoreError
-from serving_lookup.store import Store
+from serving_lookup.server_store import ServerStore
 from serving_lookup.store_address import StoreAddress, greetings
 from tests.materialize.publish.conftest import Server
 from tests.serving_lookup.published_world import wait_until
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         ),
         ("redis+sentinel://u:p@a:1,b/main?db=1", "main of a:1,b:26379", [b"AUTH u p", b"SELECT 1", b"PING"]),
         ("rediss+sentinel://[::1]:7/main", "main of ::1:7", [b"PING"]),
+        ("redis+cluster://u:p@a:1,b?ssl_cert_reqs=none", "the cluster of a:1,b:6379", [b"AUTH u p", b"PING"]),
+        ("rediss+cluster://[::1]", "the cluster of ::1:6379", [b"PING"]),
     ],
 )
 def test_addresses(url: str, shown: str, entered: list[bytes]) -> None:
@@ -82,14 +84,16 @@ def test_the_primary_is_asked_of_the_sentinels_and_followed(watched: tuple[Serve
         wait_until(lambda: other.get("where") == b"primary")
 
     async def main() -> None:
-        unknown = Store(StoreAddress.parse(f"redis+sentinel://127.0.0.1:{sentinel.port}/other"), timeout=5)
+        unknown = ServerStore(
+            StoreAddress.parse(f"redis+sentinel://127.0.0.1:{sentinel.port}/other"), timeout=5
+        )
         unknown.start()
         assert not await unknown.wait_connected(0.5)
         assert "knows no service 'other'" in unknown.trouble
         await unknown.close()
         # The first sentinel is not there, so the second one is asked.
         url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}/main"
-        store = Store(StoreAddress.parse(url), timeout=5)
+        store = ServerStore(StoreAddress.parse(url), timeout=5)
         store.start()
         assert await store.wait_connected(10)
         assert await store.call(b"GET", b"where") == b"primary"
