@@ -18,14 +18,14 @@ body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding
 h1{font-size:1.4rem;margin:0 0 1rem}h2{font-size:1rem;margin:2rem 0 .5rem}code{font-size:.9em}
 table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3rem .8rem .3rem 0;
 border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}th{white-space:nowrap}
-.number{text-align:right;font-variant-numeric:tabular-nums}.quiet{color:var(--quiet)}
+th.number:first-child{width:3rem}.number{text-align:right;font-variant-numeric:tabular-nums}.quiet{color:var(--quiet)}
 form{display:flex;gap:.6rem;flex-wrap:wrap;align-items:end}label{display:grid;font-size:.8rem;color:var(--quiet)}
-input,button{font:inherit;padding:.35rem .6rem;border:1px solid var(--line);border-radius:.4rem}
+input,button{font:inherit;font-size:1rem;padding:.35rem .6rem;border:1px solid var(--line);border-radius:.4rem}
 .badge{padding:.1rem .6rem;border-radius:1rem;color:#fff;background:var(--quiet)}.precomputed,.good{background:var(--good)}
 .stale,.fallback{background:var(--warn)}.default,.bad{background:var(--bad)}
-td button{padding:0 .5rem;font-size:.85em}td.why{background:#8881}td.why table{width:auto}td.why p{margin:.2rem 0}
-i.more,i.less{display:inline-block;height:.7em;background:var(--good)}i.less{background:var(--bad)}.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem}
-.cards div{border:1px solid var(--line);border-radius:.6rem;padding:.6rem .8rem}.cards b{display:block;font-size:1.15rem;
+td button{padding:0 .5rem;font-size:.85rem}td.why{background:#8881}td.why table{width:auto}td.why p{margin:.2rem 0}
+i.more,i.less{display:inline-block;height:.7em;background:var(--good)}i.less{background:var(--bad)}.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:.8rem}
+.cards div{border:1px solid var(--line);border-radius:.6rem;padding:.6rem .8rem}.cards b{display:block;font-size:1.05rem;
 overflow-wrap:anywhere}</style>"""
 
 TRY_PAGE: Final = (
@@ -48,12 +48,14 @@ const make = (name, text, kind) => { const e = document.createElement(name); e.t
 const ask = (path) => fetch(path, {headers: at("key").value ? {"x-api-key": at("key").value} : {}});
 const age = s => s < 90 ? `${s.toFixed(0)} s` : s < 5400 ? `${(s/60).toFixed(0)} min` : s < 129600 ? `${(s/3600).toFixed(1)} h`
   : `${(s/86400).toFixed(1)} days`;
+const moment = text => `${new Date(text).toISOString().slice(0, 16).replace("T", " ")} UTC`;
 const show = (id, cards) => at(id).replaceChildren(...cards.map(([name, value]) => { const card = document.createElement("div");
   card.append(make("span", name, "quiet"), make("b", value)); return card; }));
 let model = "";
 async function lookUp(event) {
-  event.preventDefault();
+  event?.preventDefault();
   if (!model) await refresh();
+  history.replaceState(null, "", `?user=${encodeURIComponent(at("user").value)}`);
   const begun = performance.now();
   const response = await ask(`/v1/models/${encodeURIComponent(model)}/users/${encodeURIComponent(at("user").value)}` +
     `/recommendations?k=${at("k").value}&fields=title`);
@@ -68,7 +70,7 @@ async function lookUp(event) {
   at("from").replaceChildren(make("span", answer.source, `badge ${answer.source}`));
   at("about").textContent = (answer.reason ? `${answer.reason.replaceAll("_", " ")} · ` : "") +
     (answer.arm ? `arm ${answer.arm} · ` : "") + (answer.exhausted ? "fewer items than asked for were left · " : "") +
-    `generation ${answer.generation} · model ${answer.model} · features as of ${answer.feature_cutoff} · ` +
+    `generation ${answer.generation} · model ${answer.model} · features as of ${moment(answer.feature_cutoff)} · ` +
     `${age(answer.age_seconds)} old · answered in ${took.toFixed(1)} ms, the browser included`;
   const user = at("user").value, scored = answer.source !== "default";
   at("items").append(...answer.items.map((item, i) => { const row = document.createElement("tr");
@@ -115,8 +117,7 @@ async function refresh() {
         model = found.name;
         show("live", [["Model", found.name], ["Generation", live.generation],
           ["Published", `${age((Date.now() - Date.parse(live.published_at)) / 1000)} ago`],
-          ["Features as of", `${new Date(live.feature_cutoff).toISOString().slice(0, 16).replace("T", " ")} UTC`], ["Items", found.items.toLocaleString()],
-          ["Length of a list", found.k], ["Model id", found.model_id]]);
+          ["Features as of", moment(live.feature_cutoff)], ["Items", found.items.toLocaleString()], ["Length of a list", found.k], ["Model id", found.model_id]]);
       }
     }
     const metrics = await ask("/metrics");
@@ -152,7 +153,8 @@ function count(text) {
 }
 at("ask").addEventListener("submit", lookUp);
 at("key").addEventListener("change", refresh);
-refresh();
+const named = new URLSearchParams(location.search).get("user");
+if (named === null) refresh(); else { at("user").value = named; lookUp(); }
 setInterval(refresh, 2000);
 </script></html>"""
 )
