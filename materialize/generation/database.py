@@ -68,7 +68,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A transaction that reads one consistent state."""
-        with self._translated(), self._engine.connect() as connection:
+        with self.explained(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -78,7 +78,7 @@ class Database:
         On SQLite it takes the write lock at its start: one that upgraded from reading to writing could
         fail at once, whatever the busy timeout.
         """
-        with self._translated(), self._engine.execution_options(prescore_writes=True).begin() as connection:
+        with self.explained(), self._engine.execution_options(prescore_writes=True).begin() as connection:
             yield connection
 
     def now(self, connection: sa.Connection) -> sa.ColumnElement[object]:
@@ -87,7 +87,13 @@ class Database:
         return sa.func.strftime("%Y-%m-%d %H:%M:%f", "now") if self.is_sqlite else sa.func.clock_timestamp()
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
+        """Turn what SQLAlchemy raises inside of a database that cannot be used into an error that says so.
+
+        Raises:
+            SettingsError: If there is no driver for the database.
+            StorageError: If it cannot be reached, is full, or went away.
+        """
         try:
             yield
         except exc.NoSuchModuleError as error:

@@ -125,6 +125,8 @@ def release_fence(database: Database, fence: Fence) -> None:
 def hold_fence(database: Database, model: str, owner: str) -> Iterator[Fence]:
     """Hold the fence for the time of a ``with`` block, renewing the lease from a thread.
 
+    Errors of the database inside are explained, whoever uses it: Iceberg's catalog and Feast's registry are in it too.
+
     Raises:
         ConflictError: If another publisher holds it.
     """
@@ -143,7 +145,8 @@ def hold_fence(database: Database, model: str, owner: str) -> Iterator[Fence]:
     thread = threading.Thread(target=renew, name="prescore-fence", daemon=True)
     thread.start()
     try:
-        yield fence
+        with database.explained():
+            yield fence
     finally:
         ended.set()
         thread.join()

@@ -186,7 +186,7 @@ class ScoredTables:
             Whether a commit was needed.
 
         Raises:
-            StorageError: If other commits keep getting in between.
+            StorageError: If other commits keep getting in between, or a file of the commit cannot be written.
             SchemaMismatchError: If the ids have another type than in the table.
         """
         wanted = {str(path.absolute()) for path in files}
@@ -207,6 +207,12 @@ class ScoredTables:
                             snapshot_properties={"prescore.generation": generation},
                             check_duplicate_files=False,
                         )
+            except OSError as error:
+                raise StorageError(
+                    f"generation {generation} cannot be committed to the scored tables",
+                    got=str(error),
+                    fix=f"free space on the disk of {self.folder}, then run again",
+                ) from error
             except CommitFailedException as error:
                 if attempt == _ATTEMPTS - 1:
                     raise StorageError(

@@ -91,7 +91,10 @@ def world(built_shop: tuple[Path, Settings], valkey: ValkeyServer) -> Iterator[W
 def publisher(
     built_shop: tuple[Path, Settings], client: Client, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Run ``(seed, kill_at)`` in a process of its own; its exit status and steps. Another shop by its settings file."""
+    """Run ``(seed, at)`` in a process of its own that dies at a step; see :mod:`tests.materialize.generation.publisher`.
+
+    Another shop by its settings file.
+    """
     folder, settings = built_shop
     scratch = tmp_path_factory.mktemp("publisher")
     store, scheduler = settings.store.url.get_secret_value(), str(client.scheduler_info()["address"])
@@ -106,11 +109,14 @@ def publisher(
     ):
 
         def run(
-            seed: int, kill_at: int | str | None, file: Path = folder / "prescore.toml"
+            seed: int | None,
+            at: int | str | None,
+            file: Path = folder / "prescore.toml",
+            **order: object,
         ) -> dict[str, Any]:
             assert process.stdin is not None
             assert process.stdout is not None
-            order = {"file": str(file), "seed": seed, "kill_at": kill_at}
+            order |= {"file": str(file), "seed": seed, "at": at}
             process.stdin.write(json.dumps(order) + "\n")
             process.stdin.flush()
             while not (line := process.stdout.readline()).startswith('{"status"'):  # logs come before it

