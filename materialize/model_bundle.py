@@ -6,7 +6,7 @@
     ├── model.ubj       the booster, XGBoost's UBJSON (https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html)
     ├── schema.json     its columns in booster order: features.schema.FeatureSchema
     ├── metrics.json    what evaluation measured, per method
-    └── manifest.json   name, id, exclude_seen, lineage, and size and SHA-256 of the other three
+    └── manifest.json   name, id, exclude_seen, lineage, size and SHA-256 of the other three, and of itself
 
 Nothing is ever unpickled. The id leaves out what differs between two runs of the same training (times,
 library versions, metrics), so the same data, settings and cluster shape give the same id. Importing this
@@ -107,6 +107,16 @@ class _Manifest(_Part):
     exclude_seen: bool
     lineage: Lineage
     files: dict[str, _File]
+    seal: str = ""
+
+    def sealed(self) -> _Manifest:
+        """The manifest with the SHA-256 of all else in it: the id leaves out times, versions and metrics."""
+        digest = hashlib.sha256(self.model_dump_json(exclude={"seal"}).encode()).hexdigest()
+        return self.model_copy(update={"seal": digest})
+
+    def to_bytes(self) -> bytes:
+        """As it stands in the file."""
+        return self.model_dump_json(indent=1).encode()
 
 
 @dataclass(frozen=True)
@@ -203,11 +213,11 @@ class ModelBundle:
             exclude_seen=exclude_seen,
             lineage=lineage,
             files=files,
-        )
+        ).sealed()
         target = root / manifest.id
         with suppress(CallerError):  # not there, or damaged
             return cls.load(target)
-        contents[MANIFEST] = manifest.model_dump_json(indent=1).encode()
+        contents[MANIFEST] = manifest.to_bytes()
         try:
             _write(root, target, contents)
         except OSError as error:
@@ -229,13 +239,16 @@ class ModelBundle:
         foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in SIZE_LIMITS)
         if foreign:
             raise UnsupportedModelError(f"{path} holds more than a model bundle", got=", ".join(foreign[:5]))
+        written = raw.pop(MANIFEST)
         try:
-            manifest = _Manifest.model_validate_json(raw.pop(MANIFEST))
+            manifest = _Manifest.model_validate_json(written)
         except ValidationError as error:
             raise UnsupportedModelError(
                 f"{path / MANIFEST} is not a manifest of format {FORMAT}",
                 got=str(error).replace("\n", " ")[:300],
             ) from error
+        if manifest.sealed().to_bytes() != written:
+            raise _damaged(path / MANIFEST, expected="the bytes that its seal was made of", got="other bytes")
         for file, data in raw.items():
             said = manifest.files.get(file)
             if said is None or said.bytes != len(data) or said.sha256 != hashlib.sha256(data).hexdigest():

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import SecretStr
 
 from features.errors import CallerError, ConflictError, NotFoundError, SchemaMismatchError
 from features.schema import FeatureSchema
@@ -14,6 +15,7 @@ from materialize.models.promotion import promote, promote_unattended
 from materialize.models.records import Promotion
 from materialize.models.registry import Registry
 from materialize.progress import NoProgress
+from materialize.settings import CatalogueSettings
 from materialize.walk import find_bundle
 
 if TYPE_CHECKING:
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from tests.materialize.models.conftest import Elsewhere
 
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
+
+
+@pytest.fixture
+def settings(settings: Settings, database_url: str) -> Settings:
+    """The registry in either database."""
+    return settings.model_copy(update={"catalogue": CatalogueSettings(url=SecretStr(database_url))})
 
 
 def test_from_the_first_model_to_a_better_one(settings: Settings, elsewhere: Elsewhere) -> None:
