@@ -190,14 +190,16 @@ class BlockScorer:
 
     def _fill_start(self, batch: UserBatch, first: int, last: int, score: Float32) -> None:
         """Margins before the first tree; a latent margin takes the base score's place, as XGBoost's base_margin does."""
-        if self.item_latent is None or batch.latent is None:
-            self.check_latent(batch)
+        users, items = batch.latent, self.item_latent
+        if users is None or items is None:
+            if users is not items:
+                self.check_latent(batch)
             score[:] = self.base_margin
             return
         self.check_latent(batch)
-        user = np.zeros((batch.latent.shape[1], score.shape[1]), np.float32)
-        user[:, : last - first] = batch.latent[first:last].T
-        start_latent(user, self.item_latent, score)
+        user = np.zeros((users.shape[1], score.shape[1]), np.float32)
+        user[:, : last - first] = users[first:last].T
+        start_latent(user, items, score)
 
     @cached_property
     def _program(self) -> tuple[NDArray[np.generic], ...]:

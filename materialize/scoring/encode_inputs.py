@@ -138,15 +138,18 @@ def _number(column: FeatureColumn, value: float | str | None) -> float:
     if value is None:
         return math.nan
     try:
-        if column.vocabulary is not None:
-            return column.vocabulary.index(str(value)) if str(value) in column.vocabulary else math.nan
-        return float(value)
+        if column.vocabulary is None:
+            return float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise SchemaMismatchError(
             f"feature {column.name!r} cannot be read as a number",
             expected="a number or null",
             got=repr(value),
         ) from error
+    try:
+        return column.vocabulary.index(str(value))
+    except ValueError:
+        return math.nan
 
 
 def positions(values: pa.Array | pa.ChunkedArray, known: pa.Array) -> NDArray[np.int64]:

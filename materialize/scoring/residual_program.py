@@ -35,7 +35,7 @@ one more add per item instead of many more rows. Adding zeros changes no bit.
 
 *Affinity* features are user features once per group: a test of ``f`` by an item of group ``g`` reads the row
 ``f@g``. *Pair* features are missing for nearly all pairs: residuals assume so, and the few pairs that
-have values are scored again, tree by tree.
+have values are scored again, 64 of them as lanes (:mod:`~materialize.scoring.kernels_pairs`).
 """
 
 from __future__ import annotations
