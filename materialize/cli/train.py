@@ -62,12 +62,10 @@ def train(
 def show_trials(bundle: ModelBundle, trials: list[dict[str, object]]) -> None:
     """Print what a search has tried, and the settings that keep what it found without another search."""
     print_table("Trials", trials)
-    kept = [
-        f"{name} = {value}"
-        for name in ("depth", "eta", "leaf_weight", "l2")
-        if (value := bundle.lineage.parameters[name]) is not None
-    ]
-    text = "To keep the best of them without another search, in prescore.toml:\n\n[training]\n" + "\n".join(
-        kept
-    )
-    stderr().print(text, markup=False)
+    (chosen,) = (choice["value"] for choice in bundle.metrics["choices"] if choice["name"] == "tuning")
+    if isinstance(chosen, dict):
+        lines = "\n".join(f"{name} = {value}" for name, value in chosen.items())
+        said = f"To keep the best of them without another search, in prescore.toml:\n\n[training]\n{lines}"
+    else:
+        said = "The settings are the best of them."
+    stderr().print(said, markup=False)
