@@ -38,11 +38,8 @@ def lay_out_pairs(  # type: ignore[no-untyped-def]
         root: int32[T]; ``left, right, place`` int32[N], ``threshold`` int16[N], ``value`` float32[N]: the forest.
         depth: This and the rest are the arrays of the result; those that follow a start have room for N.
     """
-    queue, child, row = (
-        np.empty(len(left), np.int32),
-        np.empty(len(left), np.int64),
-        np.empty(len(left), np.int32),
-    )
+    queue, row = np.empty(len(left), np.int32), np.empty(len(left), np.int32)
+    child = np.empty(len(left), np.int64)
     leaf_start[0] = low_start[0] = node_start[0] = 0
     leaves = lows = nodes = end = 0
     for t in range(len(root)):
@@ -109,19 +106,9 @@ def turn_lanes(lanes, by_user):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def gather_pairs(  # type: ignore[no-untyped-def]
-    by_user,
-    section_start,
-    section_width,
-    section_group,
-    item_codes,
-    lane,
-    item,
-    pair_codes,
-    first,
-    begin,
-    end,
-    out,
-):
+    by_user, section_start, section_width, section_group, item_codes,
+    lane, item, pair_codes, first, begin, end, out,
+):  # fmt: skip
     """Write the whole vectors of pairs ``begin`` to ``end`` side by side, eight pairs and eight rows at a time.
 
     Args:
@@ -138,9 +125,7 @@ def gather_pairs(  # type: ignore[no-untyped-def]
                 q = min(p + j, end - 1)
                 row = section_start[s] + section_group[s, item[q]] * section_width[s]
                 starts[j] = lane[q] * by_user.shape[1] + row
-            for n in range(
-                0, section_width[s], 8
-            ):  # what is written beyond a section's rows, the next one overwrites
+            for n in range(0, section_width[s], 8):  # the next section overwrites what hangs over
                 transpose(flat, starts, n, out, at + n, p - begin)
             at += section_width[s]
         for j in range(8):
@@ -185,19 +170,9 @@ def rescore_pairs(  # type: ignore[no-untyped-def]
     for begin in range(0, len(item), LANES):
         end = min(begin + LANES, len(item))
         gather_pairs(
-            by_user,
-            section_start,
-            section_width,
-            section_group,
-            item_codes,
-            lane,
-            item,
-            pair_codes,
-            first,
-            begin,
-            end,
-            codes,
-        )
+            by_user, section_start, section_width, section_group, item_codes, lane, item, pair_codes, first,
+            begin, end, codes,
+        )  # fmt: skip
         total[: end - begin] = start[begin:end]
         for t in range(len(depth)):
             if depth[t] > 0:
