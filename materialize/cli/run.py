@@ -11,6 +11,7 @@ from urllib.parse import quote
 import typer
 from rich.markup import escape
 
+from features.errors import NotFoundError
 from materialize.cli.context import CommandContext, CutoffOption, Output, OutputOption, stderr, stdout
 from materialize.cli.lookup import background_service, provenance
 from materialize.cli.models import gate_rows, promotion_row, show_promotion
@@ -67,8 +68,9 @@ def walk_and_show(context: CommandContext, cutoff: str, output: Output) -> None:
             }
         )
         return
-    _show_answers(result, answers)
-    _what_next(context, result)
+    if answers:
+        _show_answers(result, answers)
+        _what_next(context, result)
 
 
 def read_rows(report: SourceReport) -> list[dict[str, object]]:
@@ -121,7 +123,15 @@ def _look_up(context: CommandContext, model: str, examples: ExampleUsers) -> dic
         user for user in (examples.precomputed, examples.on_demand, examples.unknown) if user is not None
     ]
     with LookupClient(background_service(context), model) as client:
-        return {user: client.recommendations(user, k=SHOWN, fields=("title",)) for user in users}
+        try:
+            return {user: client.recommendations(user, k=SHOWN, fields=("title",)) for user in users}
+        except NotFoundError:
+            # The service that runs here is another model's, of which this one may be an arm.
+            stderr().print(
+                f"Published. The look-up service here serves another model; 'prescore rules arms' can give {model!r} "
+                "a share of its users."
+            )
+            return {}
 
 
 def _show_answers(result: WalkResult, answers: dict[str, Recommendations]) -> None:
