@@ -90,7 +90,7 @@ class Routes:
         if isinstance(self._client, RedisCluster):
             try:
                 self._client.nodes_manager.initialize()
-            except redis.RedisError:
+            except (redis.RedisError, OSError):
                 return
 
     def group(self, rows: NDArray[np.int64], keys: Rows | None) -> list[Group]:

@@ -154,12 +154,12 @@ class Lane:
         """Send and receive what is possible at once; whether anything moved.
 
         Raises:
-            ConnectionLostError: If the other side has closed.
+            ConnectionLostError: If the other side has closed, or answers what is no reply.
         """
         try:
             sent = self._send()
             received = self._receive()
-        except OSError as error:
+        except (OSError, hiredis.ProtocolError) as error:
             raise ConnectionLostError(f"the connection to {self.name} broke", got=str(error)) from error
         return sent or received
 

@@ -23,6 +23,7 @@ from redis.cluster import RedisCluster
 from redis.crc import key_slot
 
 from features.errors import StoreError
+from materialize.publish.feast_block import encode_column, encode_timestamps, entity_keys
 from materialize.publish.feast_format import decode_value, entity_key, field_hash
 from materialize.publish.published_lists import lists_table
 from materialize.publish.redis_loader import RedisLoader
@@ -107,6 +108,16 @@ def test_a_cluster_holds_every_row_where_its_slot_lives(cluster: list[Server]) -
     found: Any = RedisCluster(host="127.0.0.1", port=cluster[1].port)
     assert decode_value(found.hget(entity_key(4711, "shop"), field_hash("m_a", "item_ids"))) == [4711]
     found.close()
+
+
+def test_whole_hashes_go_where_their_slot_lives(cluster: list[Server]) -> None:
+    ids = pa.array(range(USERS, USERS + 300))
+    keys, stamps = entity_keys({"user_id": ids}, "shop"), encode_timestamps(np.full(300, 1))
+    with RedisLoader(cluster_url(cluster), "shop") as loader:
+        assert loader.create("m_b", keys, {"n": encode_column(ids)}, stamps).tolist() == []
+        assert loader.create("m_b", keys, {"n": encode_column(ids)}, stamps).tolist() == list(range(300))
+        assert sorted(loader.stored_ids("m_b").to_pylist()) == ids.to_pylist()
+        loader.remove_view("m_b", ids, ["n"])
 
 
 def test_a_slot_on_the_move_and_moved(cluster: list[Server]) -> None:
