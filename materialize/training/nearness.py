@@ -2,18 +2,19 @@
 
 What people repeat is most of what a forest learns from, and it orders new items coarsely: EASE alone may do better
 there. So its score enters as a margin: trees that give nothing to a pair with a history, and to any other one the
-more the nearer it is. How much, past windows decide; nothing at all, where that ranks best.
+more the nearer it is. Whether they are added, several windows decide.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xgboost
 
 from materialize.training.choices import Choice
+from materialize.training.past_windows import PARTS, pooled
 from materialize.training.stand_in import FIT, input_matrix
 
 if TYPE_CHECKING:
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from materialize.training.past_windows import MeasuredWindow
 
 SCORE = "pair_ease"
-WEIGHTS = (1.0, 3.0)
+WEIGHT = 2.0
 """Log-odds by which the nearest of all pairs is lifted."""
+
+LOSS_COUNTS = 5
+"""A relative loss as served outweighs a gain on new items so many times as large."""
 
 _MOST_PAIRS = 200_000
 
@@ -74,7 +78,7 @@ def joined(first: xgboost.Booster, second: xgboost.Booster) -> xgboost.Booster:
 def lifted(
     windows: Sequence[MeasuredWindow], forests: Sequence[xgboost.Booster], schema: FeatureSchema
 ) -> tuple[list[MeasuredWindow], xgboost.Booster, Choice]:
-    """Choose how much to lift new items: what ranks best over the windows, as served and on new items together.
+    """Lift new items if that ranks better over the windows, as served and on new items together.
 
     Args:
         windows: Oldest first.
@@ -86,29 +90,22 @@ def lifted(
     """
     if SCORE not in schema.names:
         return list(windows), forests[-1], Choice("nearness", 0.0, "there are no neighbours")
-    best, found = list(windows), forests[-1]
-    choice = Choice("nearness", 0.0, "lifting what is near among new items does not rank better")
-    build = windows[-1].task.build
-    for weight in WEIGHTS:
-        boosters = [lift(forest, build, schema, weight) for forest in forests]
-        tried = [w.ranked_by(b, schema) for w, b in zip(windows, boosters, strict=True)]
-        if _gain(tried, windows) > max(0.0, _gain(best, windows)):
-            best, found = tried, boosters[-1]
-            served, new = (_mean(tried, part) - _mean(windows, part) for part in ("served", "new_items"))
-            fact = f"NDCG@10 {served:+.4f} as served, {new:+.4f} on new items, over {len(windows)} windows"
-            choice = Choice("nearness", weight, f"lifting what is near among new items ranks better: {fact}")
-    return best, found, choice
-
-
-def _gain(tried: Sequence[MeasuredWindow], before: Sequence[MeasuredWindow]) -> float:
-    """Relative gains in NDCG@10 added up; a loss as served counts five times: habits are not given up for novelties."""
-    served, new = (
-        _mean(tried, part) / max(_mean(before, part), 1e-9) - 1 for part in ("served", "new_items")
+    boosters = [lift(forest, windows[-1].task.build, schema, WEIGHT) for forest in forests]
+    tried = [window.ranked_by(booster, schema) for window, booster in zip(windows, boosters, strict=True)]
+    gains, relative = {}, {}
+    for part in PARTS:
+        before, after = (pooled(found, "model", part).means()["ndcg@10"] for found in (windows, tried))
+        gains[part], relative[part] = after - before, (after - before) / max(before, 1e-9)
+    fact = (
+        f"NDCG@10 {gains['served']:+.4f} as served, {gains['new_items']:+.4f} on new items, "
+        f"over {len(windows)} windows"
     )
-    return 5 * min(served, 0.0) + max(served, 0.0) + new
-
-
-def _mean(windows: Sequence[MeasuredWindow], part: Any) -> float:
-    values = [getattr(w.methods["model"], part).per_user["ndcg@10"] for w in windows]
-    together = np.concatenate(values)
-    return float(np.nanmean(together)) if not np.isnan(together).all() else 0.0
+    # Habits are not given up for novelties.
+    if relative["new_items"] + LOSS_COUNTS * min(relative["served"], 0.0) <= 0:
+        reason = f"lifting what is near among new items would give {fact}"
+        return list(windows), forests[-1], Choice("nearness", 0.0, reason)
+    return (
+        tried,
+        boosters[-1],
+        Choice("nearness", WEIGHT, f"lifting what is near among new items gives {fact}"),
+    )

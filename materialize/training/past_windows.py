@@ -33,6 +33,8 @@ LIKELY = 80.0
 """A baseline is let in where so much of the distribution of its gain, in the middle, lies above zero."""
 
 Part = Literal["served", "new_items"]
+PARTS: tuple[Part, ...] = ("served", "new_items")
+"""Lists as they are served, and those of items that are new to the user."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,10 @@ class MeasuredWindow:
             "start": self.task.window.start.isoformat(),
             "end": self.task.window.end.isoformat(),
             "users": len(self.task.space.users),
-            "served": {name: m.served.means()["ndcg@10"] for name, m in self.methods.items()},
-            "new_items": {name: m.new_items.means()["ndcg@10"] for name, m in self.methods.items()},
+            **{
+                part: {name: getattr(m, part).means()["ndcg@10"] for name, m in self.methods.items()}
+                for part in PARTS
+            },
         }
 
 
@@ -86,15 +90,16 @@ class BestBaseline:
 
 def best_baseline(windows: Sequence[MeasuredWindow], part: Part, seed: int) -> BestBaseline:
     """Find the best baseline, as served or on new items, and hold it against the forest."""
-    pooled = {name: _pooled([getattr(w.methods[name], part) for w in windows]) for name in windows[0].methods}
-    forest = pooled.pop("model")
-    name = max(pooled, key=lambda name: pooled[name].means()["ndcg@10"])
-    low, _ = pooled[name].gain_over(forest, "ndcg@10", seed, LIKELY)
-    return BestBaseline(name, pooled[name].means()["ndcg@10"] - forest.means()["ndcg@10"], low > 0)
+    found = {name: pooled(windows, name, part) for name in windows[0].methods}
+    forest = found.pop("model")
+    name = max(found, key=lambda name: found[name].means()["ndcg@10"])
+    low, _ = found[name].gain_over(forest, "ndcg@10", seed, LIKELY)
+    return BestBaseline(name, found[name].means()["ndcg@10"] - forest.means()["ndcg@10"], low > 0)
 
 
-def _pooled(parts: Sequence[RankingQuality]) -> RankingQuality:
-    """Users of all windows, one after the other."""
+def pooled(windows: Sequence[MeasuredWindow], method: str, part: Part) -> RankingQuality:
+    """A method's quality for the users of all windows, one after the other."""
+    parts: list[RankingQuality] = [getattr(window.methods[method], part) for window in windows]
     together = {name: np.concatenate([part.per_user[name] for part in parts]) for name in parts[0].per_user}
     return RankingQuality(together, max(part.coverage for part in parts))
 
