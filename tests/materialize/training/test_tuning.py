@@ -13,11 +13,16 @@ import pytest
 
 from features.errors import SettingsError
 from materialize.settings import Settings, load_settings
+from materialize.training.train import train_model
 from materialize.training.tuning import Search, Tuned
+from materialize.training_settings import TuningSettings
+from tests.materialize.training.small_tables import CUTOFF
 from tests.materialize.training.test_boosting import SCHEMA, some_rows
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from materialize.model_bundle import ModelBundle
 
 
 def write_settings(folder: Path, trials: int = 6, catalogue: str = "embedded") -> Settings:
@@ -84,6 +89,23 @@ def test_fewer_trials_of_the_same_search_are_its_first_ones(
     few, _ = search(client, write_settings(tmp_path, trials=4, catalogue=postgres_url))
     assert few.trials == undisturbed.trials[:4]
     assert not (tmp_path / ".prescore" / "tuning.db").exists()
+
+
+@pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
+def test_a_training_with_a_search_is_found_again(
+    settings: Settings, bundle: ModelBundle, client: Client
+) -> None:
+    tuning = TuningSettings(trials=3, startup_trials=1, warmup_rounds=2)
+    asked = settings.model_copy(update={"tuning": tuning})
+    tuned = train_model(asked, CUTOFF, client)
+    assert tuned.id != bundle.id
+    found, trials = tuned.lineage.parameters["tuning"], tuned.metrics["training"]["trials"]
+    assert found["trials"] == len(trials) == 3
+    assert found["logloss"] == min(row["logloss"] for row in trials) <= found["untuned"]
+    best = min(trials, key=lambda row: row["logloss"])
+    assert tuned.lineage.parameters["depth"] == best["depth"]
+    assert "tuning" in {choice["name"] for choice in tuned.metrics["choices"]}
+    assert train_model(asked, CUTOFF, client) == tuned
 
 
 def test_without_optuna_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
