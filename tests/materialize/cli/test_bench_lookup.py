@@ -27,6 +27,8 @@ SMALL = [
     "--rounds",
     "1",
     "--no-feast",
+    "--overload",
+    "1",
 ]
 
 
@@ -56,6 +58,12 @@ def test_every_subject_is_measured(tmp_path: Path) -> None:
         assert row["p50 ms"] <= row["p99 ms"]
     assert rows["batch of 100 hits"]["users/s"] >= 99 * rows["batch of 100 hits"]["requests/s"]
     assert [row["share"] for row in document["latency"]] == list(SHARES)
+    (start,) = document["start"]
+    assert start["ready after s"] > 0
+    assert start["MiB a worker"] > start["MiB of the artifact in it"] > 0
+    (overload,) = document["overload"]
+    assert overload["failures"] == 0
+    assert overload["answered/s"] > 0
     assert file.with_suffix(".svg").read_text().count("<svg") == 1
 
 
