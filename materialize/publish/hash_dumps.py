@@ -1,4 +1,4 @@
-"""Whole hashes in the format of ``DUMP`` and ``RESTORE``: a third of the server's work for one that is not there yet."""
+"""Whole hashes in the format of ``DUMP`` and ``RESTORE``: little more than half of the work for the server, where there is none yet."""
 
 from __future__ import annotations
 
