@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from features.build import build_features
 from features.errors import GateRejectedError
 from materialize.generation.flip import activate, rollback
 from materialize.generation.lineage import Lineage
+from materialize.generation.run import publish_generation
 from materialize.progress import NoProgress
 from materialize.publish.sql import read
 from materialize.settings import load_settings
@@ -131,6 +133,23 @@ def test_deltas_equal_full_runs_and_are_undone_to_the_byte(changing: World, clie
     assert (full.kind, full.slot) == ("full", "b")
     assert lists(world.answers()) == lists(served)
     assert full.users == chain[-1].users
+
+
+def test_a_later_cut_off_is_a_delta_too(changing: World, client: Client) -> None:
+    world, settings = changing, changing.settings
+    bundle = random_bundle(settings, 1)
+    earlier = build_features(settings, CUTOFF - timedelta(seconds=1), settings.features_path)
+    first = publish_generation(settings, earlier, bundle, client)
+    before = world.hashes()
+    delta = world.publish(client)
+    assert (delta.kind, delta.parent, delta.feature_cutoff) == ("delta", first.id, CUTOFF)
+    served = lists(world.answers())
+    back = rollback(settings, world.catalogue, QUIET)
+    assert (back.id, back.feature_cutoff) == (first.id, CUTOFF - timedelta(seconds=1))
+    assert world.hashes() == before
+    full = world.publish(client, full=True, overrides={"rolled_back": "to compare"})
+    assert full.kind == "full"
+    assert lists(world.answers()) == served
 
 
 @pytest.mark.slow
