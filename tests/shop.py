@@ -77,6 +77,7 @@ columns = ["price"]
 min_events = 2
 [training]
 trees = 20
+windows = 2
 [scoring]
 k = 20
 users_per_block = 64

@@ -1,32 +1,14 @@
 """Trees that lift what is near."""
 
-import warnings
-from datetime import timedelta
-
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 import xgboost
 
-from features.build import build_features
-from features.sources import open_sources
 from features.training_set import training_matrix
-from materialize.settings import Settings
 from materialize.training.evaluate import EvaluationTask
-from materialize.training.label_windows import LabelWindow
 from materialize.training.nearness import WEIGHT, joined, lift, lifted
 from materialize.training.past_windows import MeasuredWindow
-from tests.materialize.training.small_tables import CUTOFF
-
-
-@pytest.fixture(scope="module")
-def task(settings: Settings) -> EvaluationTask:
-    window = LabelWindow(CUTOFF - timedelta(days=28), CUTOFF)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
-        with open_sources(settings) as sources:
-            build = build_features(settings, window.start, settings.features_path, sources=sources)
-            return EvaluationTask.prepare(sources.events, build, window, exclude_seen=False)
 
 
 @pytest.fixture(scope="module")

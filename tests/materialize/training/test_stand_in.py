@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import xgboost
 
-from features.build import build_features
 from features.schema import USER, FeatureColumn
-from features.sources import open_sources
 from materialize.training.baselines import simple_baselines
 from materialize.training.evaluate import EvaluationTask, evaluate_baseline, evaluate_model
-from materialize.training.label_windows import LabelWindow
 from materialize.training.past_windows import MeasuredWindow, neighbour_baselines
 from materialize.training.stand_in import forest_or_stand_in, new_items_choice, trees_of
-from tests.materialize.training.small_tables import CUTOFF
 
 if TYPE_CHECKING:
     from materialize.settings import Settings
@@ -33,16 +27,6 @@ BASELINES = (
     "pair_ease",
     "pair_als",
 )
-
-
-@pytest.fixture(scope="module")
-def task(settings: Settings) -> EvaluationTask:
-    window = LabelWindow(CUTOFF - timedelta(days=28), CUTOFF)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
-        with open_sources(settings) as sources:
-            build = build_features(settings, window.start, settings.features_path, sources=sources)
-            return EvaluationTask.prepare(sources.events, build, window, exclude_seen=False)
 
 
 @pytest.mark.parametrize("name", BASELINES)
