@@ -27,7 +27,8 @@ def test_every_table_is_told_with_what_was_left_out_and_why() -> None:
 
 @pytest.mark.parametrize("user", ["plain", "007", "o'neil", "'; drop table x; --", 'a/b "c" 🙂'])
 def test_a_text_id_is_the_same_text_in_sql(user: str) -> None:
-    assert duckdb.sql(f"select {sql_literal(user, 'string')}").fetchall() == [(user,)]
+    with duckdb.connect() as connection:
+        assert connection.execute(f"select {sql_literal(user, 'string')}").fetchall() == [(user,)]
 
 
 def test_a_number_is_a_number_in_sql() -> None:
