@@ -21,7 +21,7 @@ demo: .venv/installed  ## run the whole walk on a real data set and look up thre
 	@$(BIN)/prescore demo
 
 test: .venv/installed  ## run every test
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed  ## format, lint, strict types, import direction
 	@$(BIN)/ruff format --check .
