@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.errors import CallerError
-from features.schema import USER_ID
 from materialize.generation.lineage import ROW_COLUMNS, Part, read_rows
 from materialize.publish.published_lists import lists_of_rows
 from materialize.publish.redis_loader import RedisLoader
@@ -158,13 +157,3 @@ def slot_holds(loader: RedisLoader, lineage: Lineage) -> bool:
             if loader.count_generation(view_of(generation), sample, part.owner.id) != len(places):
                 return False
     return True
-
-
-def users_of(path: Path | str) -> pa.ChunkedArray:
-    """Ids of the users with a list in a scored block's file, each once.
-
-    Raises:
-        StorageError: If the file is missing or damaged.
-    """
-    rows = read_rows(path, (USER_ID, "rank"))
-    return rows.filter(pc.equal(rows["rank"], 1))[USER_ID]

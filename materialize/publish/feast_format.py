@@ -48,7 +48,6 @@ class Kind(IntEnum):
 
 
 _TEXT = {Kind.BYTES, Kind.STRING}
-_VARINT = {Kind.INT32, Kind.INT64, Kind.BOOL, Kind.UNIX_TIMESTAMP}
 _FIXED = {Kind.DOUBLE: "d", Kind.FLOAT: "f"}
 FIRST_LIST = Kind.BYTES_LIST
 ELEMENT_OF = {kind: Kind(kind - 10) for kind in Kind if kind >= FIRST_LIST}
