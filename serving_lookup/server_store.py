@@ -122,6 +122,8 @@ class ServerStore(Store):
         connection = self._connection
         if connection is None:
             raise unreachable(self.trouble)
+        if connection.closed.done():  # just now: whoever waited has been told, and nobody would tell the next
+            raise unreachable(connection.closed.result())
         if len(connection.waiting) >= self._max_waiting:
             raise StoreError(
                 "too many commands wait for the store", got=f"{self._max_waiting} without a reply"

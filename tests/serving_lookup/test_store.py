@@ -1,4 +1,4 @@
-"""Where the store is: addresses as they are written, and a primary that sentinels name, followed when it changes."""
+"""Where the store is, a primary that sentinels name, followed when it changes, and commands on a connection that is lost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from features.errors import SettingsError, StoreError
 from serving_lookup.server_store import ServerStore
+from serving_lookup.store import pack
 from serving_lookup.store_address import StoreAddress, greetings
 from tests.materialize.publish.conftest import Server
 from tests.serving_lookup.published_world import wait_until
@@ -110,3 +111,27 @@ def test_the_primary_is_asked_of_the_sentinels_and_followed(watched: tuple[Serve
         await store.close()
 
     asyncio.run(main())
+
+
+def test_no_command_waits_for_a_connection_that_is_lost(tmp_path: Path) -> None:
+    """Whoever asks between the loss and the moment it is known would wait for ever, the poll of the pointer too."""
+    server = Server(tmp_path)
+
+    async def ask_in_every_turn() -> None:
+        store = ServerStore(StoreAddress.parse(f"redis://127.0.0.1:{server.port}"), timeout=30)
+        store.start()
+        assert await store.wait_connected(10)
+        asked, replies = 0, list[object]()
+        server.kill()
+        with contextlib.suppress(StoreError):
+            while True:
+                store.ask(pack(b"PING"), replies.append)
+                asked += 1
+                await asyncio.sleep(0)
+        assert len(replies) == asked > 0
+        await store.close()
+
+    try:
+        asyncio.run(asyncio.wait_for(ask_in_every_turn(), 20))
+    finally:
+        server.kill()
