@@ -1,7 +1,7 @@
 """Rankers that learn from other users: TIFU-kNN, ItemKNN, EASE, ALS; for ``evaluate --against all``.
 
 ItemKNN and ALS come from the package ``implicit``. EASE is a page of linear algebra (Steck 2019,
-https://arxiv.org/abs/1905.03375), TIFU-kNN one of sparse sums (Hu et al. 2020, https://arxiv.org/abs/2006.00556).
+https://arxiv.org/abs/1905.03375), TIFU-kNN one of sparse sums, which the pair feature of that name shares.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from implicit.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import ItemItemRecommender
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from features.definitions.baskets import basket_vectors, baskets, mixed, similar_users
 from features.schema import ITEM_ID, USER_ID
 
 if TYPE_CHECKING:
@@ -100,85 +101,41 @@ class Als:
 
 
 class TifuKnn:
-    """The user's own decayed baskets, mixed with those of the most similar users.
-
-    A basket is a day. A user's baskets are cut into ``groups`` of equal length; older baskets count less
-    within a group, older groups less among groups.
+    """The user's own decayed baskets, mixed with those of the most similar users: :mod:`features.definitions.baskets`.
 
     Args:
-        vectors: float64[users, items] of :func:`tifu_vectors`, rows as in the history.
+        vectors: float32[users, items] of :func:`tifu_vectors`, rows as in the history.
         history: Says which rows are evaluated.
-        own_share: Weight of the user's own vector.
     """
 
-    def __init__(self, vectors: sp.csr_matrix, history: History, own_share: float = 0.7) -> None:
-        self._vectors, self._history, self._own_share = vectors, history, own_share
-        self._squares = np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel()
+    def __init__(self, vectors: sp.csr_matrix, history: History) -> None:
+        self._vectors, self._history = vectors, history
         self._filler = _filler(history)
 
     def scores(self, block: slice) -> NDArray[np.float64]:
         """See :class:`~materialize.training.baselines.Baseline`."""
         rows = self._history.rows[block]
-        own = self._vectors[rows]
-        distance = self._squares - 2 * np.asarray((own @ self._vectors.T).toarray())
-        distance[np.arange(len(rows)), rows] = np.inf
-        distance[:, -1] = np.inf  # the empty row
-        k = max(1, min(NEIGHBOURS, distance.shape[1] - 2))
-        nearest = np.argpartition(distance, k - 1, axis=1)[:, :k]
-        starts = np.arange(0, nearest.size + 1, k)
-        choice = sp.csr_matrix(
-            (np.full(nearest.size, 1 / k), nearest.ravel(), starts), (len(rows), distance.shape[1])
-        )
-        mixed = self._own_share * own + (1 - self._own_share) * (choice @ self._vectors)
-        return np.asarray(mixed.toarray(), np.float64) + self._filler
+        own, others = self._vectors[rows], self._vectors[:-1]
+        nearest = similar_users(own, rows, others, np.arange(others.shape[0]))
+        return np.asarray(mixed(own, nearest, others).toarray(), np.float64) + self._filler
 
 
-def tifu_vectors(
-    events: ir.Table,
-    instant: datetime,
-    items: pa.Array,
-    *,
-    groups: int = 7,
-    within: float = 0.9,
-    among: float = 0.7,
-) -> sp.csr_matrix:
-    """TIFU-kNN's user vectors: float64[users, items], users in the order of :class:`History`, an empty row last.
+def tifu_vectors(events: ir.Table, instant: datetime, items: pa.Array) -> sp.csr_matrix:
+    """TIFU-kNN's user vectors: float32[users, items], users in the order of :class:`History`, an empty row last.
 
     Args:
         events: ``user_id, item_id, event_time``.
         instant: Events before it count.
         items: Ids of the candidates, in the order of the columns.
-        groups: Most groups of baskets.
-        within: Decay per basket within a group.
-        among: Decay per group.
     """
     before = events.filter(events.event_time < ibis.literal(instant)).semi_join(
         ibis.memtable({ITEM_ID: items}), ITEM_ID
     )
-    baskets = (
-        before.mutate(day=before.event_time.epoch_seconds() // 86400)
-        .select(USER_ID, ITEM_ID, "day")
-        .distinct()
-        .order_by(USER_ID, "day", ITEM_ID)
-        .to_pyarrow()
-    )
-    everyone = pc.unique(baskets[USER_ID])
-    user = pc.index_in(baskets[USER_ID], value_set=everyone).to_numpy().astype(np.int64)
-    day = baskets["day"].to_numpy()
-    starts = np.concatenate([[True], (np.diff(user) != 0) | (np.diff(day) != 0)])[: len(user)]
-    basket = np.cumsum(starts) - 1
-    owner = user[starts]
-    first = np.searchsorted(owner, np.arange(len(everyone)))
-    amount = np.bincount(owner, minlength=len(everyone))
-    # Numbered from the newest, so that a last, shorter group is the oldest one.
-    age = amount[user] - 1 - (basket - first[user])
-    size = -(-amount // groups)
-    used = -(-amount // size)
-    group, position = np.divmod(age, size[user])
-    length = np.minimum(size[user], amount[user] - group * size[user])
-    weight = within**position / length * among**group / used[user]
-    column = pc.index_in(baskets[ITEM_ID], value_set=items).to_numpy()
-    return sp.csr_matrix((weight, (user, column)), shape=(len(everyone) + 1, len(items)))
+    found = baskets(before, USER_ID, ITEM_ID).to_pyarrow()
+    everyone = pc.unique(found[USER_ID])
+    user = pc.index_in(found[USER_ID], value_set=everyone).to_numpy()
+    item = pc.index_in(found[ITEM_ID], value_set=items).to_numpy()
+    return basket_vectors(user, found["day"].to_numpy(), item, (len(everyone) + 1, len(items)))
 
 
 def collaborative_baselines(
