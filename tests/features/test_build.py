@@ -86,6 +86,16 @@ def test_same_input_same_bytes_whatever_the_order_files_threads_and_passes(
     assert (first.path / "manifest.json").read_bytes() == (second.path / "manifest.json").read_bytes()
 
 
+def test_events_that_were_delivered_twice_change_nothing(tables: ThreeTables, tmp_path: Path) -> None:
+    once = build_features(tables.write().settings, CUTOFF, tmp_path / "once")
+    for name, column in tables.events.items():
+        tables.events[name] = pa.concat_arrays([column.slice(300, 200), column])
+    twice = build_features(tables.write().settings, CUTOFF, tmp_path / "twice")
+    assert hashes(once) == hashes(twice)
+    assert once.fingerprint == twice.fingerprint
+    assert (once.manifest.dropped, twice.manifest.dropped) == ({}, {"events: repeated": 200})
+
+
 def test_a_build_is_reused_until_something_it_depends_on_changes(tables: ThreeTables, tmp_path: Path) -> None:
     first = build_features(tables.write().settings, CUTOFF, tmp_path)
     born = (first.path / "manifest.json").stat().st_mtime_ns
