@@ -18,7 +18,7 @@ from features.definitions.neighbours import NEIGHBOUR_SCHEMA, neighbour_scores, 
 from features.definitions.pair import pair_features, with_neighbours
 from features.definitions.pair_totals import History, pair_totals, value_units
 from features.definitions.user import user_features
-from features.encoding import Encoded, encode
+from features.encoding import Encoded, encode, end_of_day
 from features.errors import SourceError
 from features.feature_build import ITEMS, PAIRS, USERS, affinity_file
 from features.parquet_writer import ROWS_PER_GROUP, write_parquet
@@ -112,6 +112,7 @@ def _history(sources: Sources, settings: SourceSections, coded: Encoded, cutoff:
             fix="choose a later cut-off",
         )
     units = value_units(largest)
+    settled_age = 0 if cutoff == end_of_day(cutoff) else 1
     windows, half_lives = tuple(sorted(set(own.windows_days))), tuple(sorted(set(own.half_lives_days)))
     totals = partial(
         pair_totals,
@@ -120,12 +121,15 @@ def _history(sources: Sources, settings: SourceSections, coded: Encoded, cutoff:
         pair_days=own.pair_history_days,
         candidate_days=settings.candidates.window_days,
         value_units=units,
+        settled_age=settled_age,
     )
     rows = sources.report.rows_kept["events"]
     pairs = create_in_passes(
         sources.connection, "pair_totals", coded.events, coded.events.user_no, rows, totals
     )
-    return History(pairs, coded.items, windows, half_lives, units)
+    return History(
+        coded.events, pairs, coded.items, windows, half_lives, own.pair_history_days, units, settled_age
+    )
 
 
 @dataclass
@@ -194,21 +198,21 @@ class _Tables:
 
     def _neighbours(self, asked: int) -> ir.Table:
         """Materialize the candidates that a user had and the nearest others: rows of :data:`NEIGHBOUR_SCHEMA`."""
-        connection, pairs, counts = (
-            self.sources.connection,
-            self.history.pairs,
-            candidate_events(self.history),
-        )
+        connection, pairs = self.sources.connection, self.history.pairs
+        counts = candidate_events(self.history, settled=True)
         made = connection.create_table("neighbours", NEIGHBOUR_SCHEMA.empty_table(), overwrite=True)
         history = pairs.filter(pairs.events_history > 0)
         per_user = neighbours_per_user(asked, history.user_no.nunique().to_pyarrow().as_py())
         if not per_user:  # then as many pairs as there are stay in DuckDB
             return made
         offered = counts.filter(counts.events >= self.settings.candidates.min_events).select("item_no")
-        had = history.semi_join(offered, "item_no").select("user_no", "item_no").to_pyarrow()
+        settled = history.settled_last_age <= self.history.pair_days
+        had = history.mutate(settled=settled.fill_null(False)).semi_join(offered, "item_no")
+        had = had.select("user_no", "item_no", "settled").to_pyarrow()
         batches = neighbour_scores(
             had["user_no"].to_numpy(),
             had["item_no"].to_numpy(),
+            had["settled"].to_numpy(zero_copy_only=False),
             np.sort(offered.to_pyarrow()["item_no"].to_numpy()),
             n_users=len(self.coded.user_ids),
             n_items=len(self.coded.item_ids),

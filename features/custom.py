@@ -28,6 +28,7 @@ import ibis
 from ibis.common.exceptions import IbisError
 
 from features.columns import MAX_NUMBER, UTC
+from features.encoding import end_of_day
 from features.errors import PrescoreError, SettingsError
 from features.schema import ITEM_ID, USER_ID, FeatureScope
 
@@ -53,7 +54,7 @@ class CustomTables:
 
     Attributes:
         events: ``user_id``, ``item_id``, ``event_time`` (timestamp[us, UTC]), ``value`` (float64) and ``age_days``
-            (float64, days before the cut-off). Strictly before the cut-off.
+            (float64, days before the end of the cut-off's day in UTC). Strictly before the cut-off.
         users: ``user_id`` and the users table's own columns, by their names there.
         items: ``item_id``, ``title``, the groups and own columns, likewise.
         cutoff: The instant before which everything is computed.
@@ -281,7 +282,8 @@ def tables_of(sources: Sources, cutoff: datetime) -> CustomTables:
     """What functions may look at, as of a cut-off."""
     moment = ibis.literal(cutoff.isoformat()).cast(UTC)
     events = sources.events.filter(sources.events.event_time < moment)
-    age = (moment.epoch_seconds() - events.event_time.epoch_seconds()).cast("float64") / 86_400
+    origin = ibis.literal(end_of_day(cutoff).isoformat()).cast(UTC)
+    age = (origin.epoch_seconds() - events.event_time.epoch_seconds()).cast("float64") / 86_400
     return CustomTables(
         events.mutate(age_days=age),
         _own_names(sources.users),

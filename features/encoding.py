@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import ibis
@@ -29,6 +30,16 @@ def microseconds(time: object) -> int:  # type: ignore[empty-body]
     """DuckDB's microseconds since 1970."""
 
 
+def end_of_day(cutoff: datetime) -> datetime:
+    """The midnight (UTC) at a cut-off or after it, from which ages are counted: they stay the same all day.
+
+    Args:
+        cutoff: With zone UTC.
+    """
+    midnight = cutoff.replace(hour=0, minute=0, second=0, microsecond=0)
+    return cutoff if cutoff == midnight else midnight + timedelta(days=1)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Ids by number, and the events before a cut-off with numbers in place of ids.
@@ -39,7 +50,8 @@ class Encoded:
         group_values: By group, by code: its strings, sorted.
         users: Ibis table ``user_no, user_id``.
         items: Ibis table ``item_no, item_id`` and one code column per group (null: none).
-        events: Ibis table ``user_no, item_no, event_time, age_days, value``; strictly before the cut-off.
+        events: Ibis table ``user_no, item_no, event_time, age_days, value``; strictly before the cut-off, aged in days
+            at the end of its day.
     """
 
     user_ids: pa.Array
@@ -93,9 +105,8 @@ def encode(sources: Sources, cutoff: datetime) -> Encoded:
             grouped = grouped.left_join(codes, grouped[group] == codes.value).select(*kept, code="code")
             grouped = grouped.rename({group: "code"})
         grouped = connection.create_table("item_groups", grouped, overwrite=True)
-    age = (
-        ibis.literal(int(cutoff.timestamp()) * 1_000_000) - microseconds(before.event_time)
-    ) / DAY_MICROSECONDS
+    origin = int(end_of_day(cutoff).timestamp()) * 1_000_000
+    age = (ibis.literal(origin) - microseconds(before.event_time)) / DAY_MICROSECONDS
     numbered = before.mutate(age_days=age).join(user_codes, "user_id").join(item_codes, "item_id")
     events = connection.create_table(
         "coded_events",

@@ -9,6 +9,9 @@ films, this tells two users apart.
 
 Of the items that can be recommended the ``MOST_ITEMS`` that most users had are compared: others have too few
 users to learn from. Each sum runs in one thread, in the order of the ids: the same input gives the same bits.
+
+What items have to do with each other is learned from settled pairs, those of before the cut-off's day; a user's own
+items count up to the cut-off. So in the course of a day only the rows of users with new items change.
 """
 
 from __future__ import annotations
@@ -75,6 +78,7 @@ def neighbours_per_user(asked: int, users: int) -> int:
 def neighbour_scores(
     users: NDArray[np.int32],
     items: NDArray[np.int32],
+    settled: NDArray[np.bool_],
     candidates: NDArray[np.int32],
     *,
     n_users: int,
@@ -86,7 +90,8 @@ def neighbour_scores(
     Args:
         users: int32[p]: the users of distinct pairs of the history.
         items: int32[p]: their items.
-        candidates: int32[c], ascending: items that may be listed.
+        settled: bool[p]: whether to learn from the pair.
+        candidates: int32[c], ascending: items that may be listed, by what is settled.
         n_users: Users are numbers below this.
         n_items: Items are numbers below this.
         per_user: About so many new items per user, as many of them the nearest by each measure; among equals
@@ -95,18 +100,16 @@ def neighbour_scores(
     Yields:
         Rows of :data:`NEIGHBOUR_SCHEMA`, sorted by (user_no, item_no).
     """
-    amounts = np.bincount(items, minlength=n_items)[candidates]
+    amounts = np.bincount(items[settled], minlength=n_items)[candidates]
     popular = np.argsort(-amounts, kind="stable")[:MOST_ITEMS]
     known = np.sort(candidates[popular[amounts[popular] >= LEAST_USERS]])
     if not per_user or not len(known):
         return
     kept = np.isin(items, known)
-    places = (users[kept], np.searchsorted(known, items[kept]))
-    seen = sparse.csr_matrix(
-        (np.ones(len(places[0]), np.float32), places), shape=(n_users, len(known)), dtype=np.float32
-    )
-    seen.sort_indices()
-    knn, ease, (tastes, traits) = _cosines(seen), _ease_weights(seen), _latent_vectors(seen)
+    seen = _ones(users[kept], np.searchsorted(known, items[kept]), (n_users, len(known)))
+    kept &= settled
+    learned = _ones(users[kept], np.searchsorted(known, items[kept]), (n_users, len(known)))
+    knn, ease, (tastes, traits) = _cosines(learned), _ease_weights(learned), _latent_vectors(learned, seen)
     roots = np.sqrt(np.maximum(np.diff(seen.indptr), 1)).astype(np.float32)
     some = np.flatnonzero(np.diff(seen.indptr))
     step = max(1, _DENSE_CELLS // len(known))
@@ -127,6 +130,12 @@ def neighbour_scores(
             [rows[user].astype(np.int32), known[place], *(measure[user, place] for measure in scores)],
             schema=NEIGHBOUR_SCHEMA,
         )
+
+
+def _ones(rows: NDArray[np.int32], columns: NDArray[np.intp], shape: tuple[int, int]) -> sparse.csr_matrix:
+    matrix = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
+    matrix.sort_indices()
+    return matrix
 
 
 def _cosines(seen: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -153,12 +162,22 @@ def _ease_weights(seen: sparse.csr_matrix) -> sparse.csr_matrix:
     return sparse.csr_matrix((weights[to, source], (source, to)), shape=weights.shape)
 
 
-def _latent_vectors(seen: sparse.csr_matrix) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Vectors of users and of items: float32[users, factors], float32[items, factors]."""
+def _latent_vectors(
+    learned: sparse.csr_matrix, seen: sparse.csr_matrix
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Vectors of users, by all that they have seen, and of items: float32[users, factors], float32[items, factors]."""
+    amounts = np.diff(learned.indptr)
+    known, moved = np.flatnonzero(amounts), np.flatnonzero(np.diff(seen.indptr) > amounts)
     with threadpool_limits(1, "blas"):
         model = AlternatingLeastSquares(**_ALS)
-        model.fit(seen, show_progress=False)
-    return np.asarray(model.user_factors, np.float32), np.asarray(model.item_factors, np.float32)
+        # Users without a settled item are left out: their number decides what random vectors the others begin with.
+        model.fit(learned[known], show_progress=False)
+        traits = np.asarray(model.item_factors, np.float32)
+        tastes = np.zeros((seen.shape[0], traits.shape[1]), np.float32)
+        tastes[known] = model.user_factors
+        if len(moved):
+            tastes[moved] = model.recalculate_user(moved, seen[moved])
+    return tastes, traits
 
 
 def _products(tastes: NDArray[np.float32], traits: NDArray[np.float32]) -> NDArray[np.float32]:

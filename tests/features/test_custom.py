@@ -183,9 +183,10 @@ def test_the_same_definitions_run_on_another_backend(settings: Settings, postgre
             pair_days=365,
             candidate_days=90,
             value_units=2.0**30,
+            settled_age=1,
         )
         pairs = connection.create_table("pair_totals", totals.to_pyarrow())
-        history = History(pairs, made["coded_items"], (7, 90), (14.0,), 2.0**30)
+        history = History(made["coded"], pairs, made["coded_items"], (7, 90), (14.0,), 365, 2.0**30, 1)
         tables = CustomTables(made["events"], made["users"], made["items"], CUTOFF)
         found = {
             "user": _rows(user_features(history), ["user_no"]),

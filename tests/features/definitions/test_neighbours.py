@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 USERS, ITEMS = 40, 30
 
 
-def plainly(seen: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def plainly(seen: np.ndarray, learned: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both measures of every user and item, from dense matrices."""
-    offered = np.isin(np.arange(ITEMS), candidates) & (seen.sum(axis=0) >= neighbours.LEAST_USERS)
-    seen = seen * offered
-    norms = np.sqrt(np.maximum(seen.sum(axis=0), 1))
-    cosines = (seen.T @ seen) / np.outer(norms, norms)
+    offered = np.isin(np.arange(ITEMS), candidates) & (learned.sum(axis=0) >= neighbours.LEAST_USERS)
+    seen, learned = seen * offered, learned * offered
+    norms = np.sqrt(np.maximum(learned.sum(axis=0), 1))
+    cosines = (learned.T @ learned) / np.outer(norms, norms)
     np.fill_diagonal(cosines, 0)
     knn = seen @ cosines / np.sqrt(np.maximum(seen.sum(axis=1), 1))[:, None]
-    inverse = np.linalg.inv(seen.T @ seen + neighbours.EASE_PENALTY * np.eye(ITEMS))
+    inverse = np.linalg.inv(learned.T @ learned + neighbours.EASE_PENALTY * np.eye(ITEMS))
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0)
     return knn, seen @ weights
@@ -47,18 +47,25 @@ def test_scores_are_those_of_the_plain_computation(
     seen[7] = 0
     candidates = np.sort(rng.choice(ITEMS, 20, replace=False)).astype(np.int32)
     users, items = (axis.astype(np.int32) for axis in np.nonzero(seen))
-    batches = neighbour_scores(users, items, candidates, n_users=USERS, n_items=ITEMS, per_user=per_user)
+    settled = rng.random(len(users)) < 0.9
+    learned = np.zeros_like(seen)
+    learned[users[settled], items[settled]] = 1
+    batches = neighbour_scores(
+        users, items, settled, candidates, n_users=USERS, n_items=ITEMS, per_user=per_user
+    )
     rows = [row for batch in batches for row in batch.to_pylist()]
     keys = [(row["user_no"], row["item_no"]) for row in rows]
     assert keys == sorted(set(keys))
     assert not any(user == 7 for user, _ in keys)
-    knn, ease = plainly(seen, candidates)
+    knn, ease = plainly(seen, learned, candidates)
     for row in rows:
         place = row["user_no"], row["item_no"]
         assert row["knn"] == pytest.approx(knn[place], rel=1e-4, abs=1e-6)
         assert row["ease"] == pytest.approx(ease[place], rel=1e-4, abs=1e-6)
-    known = candidates[seen[:, candidates].sum(axis=0) >= neighbours.LEAST_USERS]
-    tastes, traits = neighbours._latent_vectors(sparse.csr_matrix(seen[:, known].astype(np.float32)))
+    known = candidates[learned[:, candidates].sum(axis=0) >= neighbours.LEAST_USERS]
+    tastes, traits = neighbours._latent_vectors(
+        *(sparse.csr_matrix(matrix[:, known].astype(np.float32)) for matrix in (learned, seen))
+    )
     als = np.zeros_like(knn)
     als[:, known] = tastes @ traits.T
     for row in rows:
@@ -78,7 +85,8 @@ def test_scores_are_those_of_the_plain_computation(
 def test_many_users_get_fewer_neighbours_each_and_then_none() -> None:
     assert [neighbours_per_user(300, users) for users in (0, 1000, 100_000, 1_000_000)] == [300, 300, 100, 0]
     assert neighbours_per_user(20, 1000) == 20
-    assert list(neighbour_scores(*[np.zeros(1, np.int32)] * 3, n_users=1, n_items=1, per_user=0)) == []
+    one = np.zeros(1, np.int32)
+    assert list(neighbour_scores(one, one, one == 0, one, n_users=1, n_items=1, per_user=0)) == []
 
 
 def test_neighbours_are_pairs_without_a_history(tables: ThreeTables, tmp_path: Path) -> None:
