@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from features import passes
@@ -124,16 +125,50 @@ def test_a_build_is_reused_until_something_it_depends_on_changes(tables: ThreeTa
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_what_happens_at_or_after_the_cutoff_is_not_known(tmp_path: Path, seed: int) -> None:
     """The leak check that no timestamp can fool: without the future, every byte is the same."""
-    tables = make_tables(tmp_path, seed=seed)
+    tables, cutoff = make_tables(tmp_path, seed=seed), CUTOFF - timedelta(hours=7 * (seed - 1))
     times = tables.events["event_time"].to_pylist()
-    times[0] = CUTOFF
+    times[0] = cutoff
     tables.events["event_time"] = pa.array(times, pa.timestamp("us", "UTC"))
-    whole = build_features(tables.write().settings, CUTOFF, tmp_path / "whole")
-    past = pa.table(tables.events).filter(pc.less(tables.events["event_time"], pa.scalar(CUTOFF)))
+    whole = build_features(tables.write().settings, cutoff, tmp_path / "whole")
+    past = pa.table(tables.events).filter(pc.less(tables.events["event_time"], pa.scalar(cutoff)))
     tables.events = {name: past[name].combine_chunks() for name in past.column_names}
-    cut = build_features(tables.write().settings, CUTOFF, tmp_path / "cut")
+    cut = build_features(tables.write().settings, cutoff, tmp_path / "cut")
     assert hashes(whole) == hashes(cut)
-    assert pc.max(whole.read_users()["last_event"]).as_py() < CUTOFF
+    assert pc.max(whole.read_users()["last_event"]).as_py() < cutoff
+
+
+def test_within_a_day_only_those_with_new_events_change(tmp_path: Path) -> None:
+    """One who registers meanwhile changes nobody else; what is learned from everybody waits for the midnight."""
+    tables = make_tables(tmp_path, events=2000)
+    early, late = CUTOFF - timedelta(hours=17), CUTOFF - timedelta(hours=6)
+    before = build_features(tables.write().settings, early, tmp_path / "out")
+    newcomer = {"user_id": 7000, "age": 30, "town": "north"}
+    tables.users = {
+        name: pa.concat_arrays([values, pa.array([newcomer[name]])]) for name, values in tables.users.items()
+    }
+    after = build_features(tables.write().settings, late, tmp_path / "out")
+    events = pa.table(tables.events)
+    times = events["event_time"]
+    new = events.filter(pc.and_(pc.greater_equal(times, pa.scalar(early)), pc.less(times, pa.scalar(late))))
+    busy = {"user_id": pc.unique(new["user_id"]), "item_id": pc.unique(new["item_id"])}
+    assert 0 < len(busy["user_id"]) < 20
+    assert 0 < len(busy["item_id"]) < 15
+
+    def others(build: FeatureBuild, file: str) -> pa.Table:
+        key = "item_id" if file == "item.parquet" else "user_id"
+        rows = pq.read_table(build.file(file)).drop_columns("event_timestamp")
+        return rows.filter(pc.invert(pc.is_in(rows[key], value_set=pa.array([7000, *busy[key].to_pylist()]))))
+
+    for file in before.tables:
+        rows = others(before, file)
+        assert rows.equals(others(after, file)), file
+        assert 5 < rows.num_rows < after.rows(file)
+    midnight = build_features(tables.settings, CUTOFF, tmp_path / "out")
+    ages, shares = "item_age_days", "item_event_share_30d"
+    rows, last = after.read_items(), midnight.read_items()
+    assert rows[ages].equals(last[ages])
+    assert pc.sum(last[shares]).as_py() == pytest.approx(1)
+    assert pc.sum(rows[shares]).as_py() > 1
 
 
 def test_blocks_are_disjoint_and_complete(

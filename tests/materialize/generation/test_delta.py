@@ -135,19 +135,25 @@ def test_deltas_equal_full_runs_and_are_undone_to_the_byte(changing: World, clie
     assert full.users == chain[-1].users
 
 
-def test_a_later_cut_off_is_a_delta_too(changing: World, client: Client) -> None:
+def test_the_next_hour_is_a_delta(changing: World, client: Client) -> None:
+    """In one hour a few users and items have events, and whoever registers then changes nobody else's features."""
     world, settings = changing, changing.settings
     bundle = random_bundle(settings, 1)
-    earlier = build_features(settings, CUTOFF - timedelta(seconds=1), settings.features_path)
-    first = publish_generation(settings, earlier, bundle, client)
+    hours = [CUTOFF - timedelta(hours=n) for n in (9, 8)]
+    builds = [build_features(settings, hour, settings.features_path) for hour in hours]
+    first = publish_generation(settings, builds[0], bundle, client)
     before = world.hashes()
-    delta = world.publish(client)
-    assert (delta.kind, delta.parent, delta.feature_cutoff) == ("delta", first.id, CUTOFF)
+    delta = publish_generation(settings, builds[1], bundle, client)
+    assert (delta.kind, delta.parent, delta.feature_cutoff) == ("delta", first.id, hours[1])
+    changed = {user for user, row in world.answers().items() if row[2] == delta.id}
+    events = pq.read_table(settings.home.parent / "events.parquet").to_pylist()
+    assert {e["user_id"] for e in events if hours[0] <= e["event_time"] < hours[1]} <= changed
     served = lists(world.answers())
     back = rollback(settings, world.catalogue, QUIET)
-    assert (back.id, back.feature_cutoff) == (first.id, CUTOFF - timedelta(seconds=1))
+    assert (back.id, back.feature_cutoff) == (first.id, hours[0])
     assert world.hashes() == before
-    full = world.publish(client, full=True, overrides={"rolled_back": "to compare"})
+    overrides = {"rolled_back": "to compare"}
+    full = publish_generation(settings, builds[1], bundle, client, full=True, overrides=overrides)
     assert full.kind == "full"
     assert lists(world.answers()) == served
 
