@@ -31,8 +31,8 @@ MEMORY, DISK = "memory", "disk"
 ROWS_AT_ONCE = 1_000_000
 """Rows that are joined at once."""
 
-BYTES_PER_CELL = 6
-"""What a worker holds of a value: the float, and its bin."""
+BYTES_PER_CELL = 8
+"""What a worker holds of a value: the float, and its bin; of one to measure on, a copy that is larger."""
 
 SHARE = 0.5
 """Of a worker's memory, what the rows may take: gradients, histograms and Python need the rest."""

@@ -50,9 +50,3 @@ class TrainingRows:
             inside = wanted < len(self)
             edges.append(int(np.searchsorted(self.groups, self.groups[wanted])) if inside else len(self))
         return [slice(a, max(a, b)) for a, b in zip(edges, [*edges[1:], len(self)], strict=True)]
-
-    def batches(self) -> list[slice]:
-        """Slices to read one after the other, cut between groups: of values in a file several, of others one."""
-        if not isinstance(self.values, StoredValues):
-            return [slice(0, len(self))]
-        return [part for part in self.split(len(list(self.values.batches()))) if part.stop > part.start]

@@ -24,7 +24,7 @@ def test_a_matrix_of_more_than_half_of_the_workers_memory_goes_to_disk(client: C
     settings = TrainingSettings()
     small, large = (choose_place(settings, client, rows, 50) for rows in (3_000_000, 30_000_000))
     assert (small.value, large.value) == ("memory", "disk")
-    assert small.reason == "3,000,000 rows of 50 features are 0.42 GiB per worker, and may be 0.70 GiB"
+    assert small.reason == "3,000,000 rows of 50 features are 0.56 GiB per worker, and may be 0.70 GiB"
     forced = settings.model_copy(update={"external_memory": True})
     assert choose_place(forced, client, 10, 2).value == "disk"
 
