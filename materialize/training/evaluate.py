@@ -19,6 +19,7 @@ from features.errors import SourceError
 from features.feature_build import HashRange
 from features.schema import ITEM_ID, USER_HASH, USER_ID, user_hash
 from materialize.scoring import PairScorer
+from materialize.scoring.encode_inputs import no_entries
 from materialize.training.baselines import Baseline, rank
 from materialize.training.history import History
 from materialize.training.label_windows import LabelWindow, pairs_in_window
@@ -116,20 +117,25 @@ class EvaluationTask:
         """Positives that the user had not before."""
         return self.positives[~contains(self.seen, self.positives)]
 
-    def rank_model(self, booster: xgboost.Booster, schema: FeatureSchema, *, exclude_seen: bool) -> TopK:
-        """The model's lists, of the evaluated users in their order."""
+    def rank_model(self, booster: xgboost.Booster, schema: FeatureSchema) -> tuple[TopK, TopK]:
+        """The model's lists of the evaluated users, in their order: as served, and without what the user has seen."""
         catalogue = PairScorer.from_xgboost(booster, schema).bind(self.build.read_items())
         known = self.build.read_users(self.hashes)
         # Users who came after the build have no row: all their features are missing.
         users = known.take(pc.index_in(self.space.users, value_set=known[USER_ID].combine_chunks()))
         users = users.set_column(users.schema.get_field_index(USER_ID), USER_ID, self.space.users)
-        return catalogue.top_k(
+        batch = catalogue.encode_users(
             users.drop_columns([USER_HASH]),
-            k=min(DEPTH, len(self.space.items)),
             affinity={group: self.build.read_affinity(group, self.hashes) for group in schema.groups},
             pairs=self.build.read_pairs(self.hashes),
-            exclude=self.space.decode(self.seen) if exclude_seen else None,
+            exclude=self.space.decode(self.seen),
         )
+        depth = min(DEPTH, len(self.space.items))
+        new = catalogue.top_k_encoded(batch, depth)
+        if self.exclude_seen:
+            return new, new
+        every = replace(batch, excluded=no_entries(len(batch), 0))
+        return catalogue.top_k_encoded(every, depth), new
 
     def rank_baseline(self, baseline: Baseline, *, exclude_seen: bool) -> NDArray[np.int64]:
         """A baseline's lists: int64[users, depth], item positions, -1 past the end."""
@@ -212,8 +218,7 @@ def _part(quality: RankingQuality, seed: int) -> dict[str, Any]:
 
 def evaluate_model(task: EvaluationTask, booster: xgboost.Booster, schema: FeatureSchema) -> MethodQuality:
     """Quality of a model."""
-    new = task.rank_model(booster, schema, exclude_seen=True)
-    top = new if task.exclude_seen else task.rank_model(booster, schema, exclude_seen=False)
+    top, new = task.rank_model(booster, schema)
     quality = MethodQuality.of(task, top.item_index.astype(np.int64), new.item_index.astype(np.int64))
     objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
     return replace(quality, top=top, log_odds=objective == "binary:logistic")

@@ -144,13 +144,11 @@ def test_the_models_lists_are_those_of_brute_force(settings: Settings, bundle: M
     matrix = training_matrix(every.append_column("event_timestamp", starts), [build], bundle.schema)
     margins = bundle.booster().inplace_predict(matrix, predict_type="margin").reshape(users, items)
     expected = np.argsort(-margins, axis=1, kind="stable")
-    booster = bundle.booster()
-    served = task.rank_model(booster, bundle.schema, exclude_seen=False)
+    served, new = task.rank_model(bundle.booster(), bundle.schema)
     assert np.array_equal(served.item_index, expected[:, :50])
     margins.reshape(-1)[task.seen] = -np.inf
     unseen = np.argsort(-margins, axis=1, kind="stable")
     unseen[np.take_along_axis(margins, unseen, axis=1) == -np.inf] = -1
-    new = task.rank_model(booster, bundle.schema, exclude_seen=True)
     assert np.array_equal(new.item_index, unseen[:, :50])
 
 
