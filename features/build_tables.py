@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from scipy import sparse
 
 from features.custom import CustomFeatures, load_functions
 from features.definitions.affinity import affinity_features
+from features.definitions.baskets import basket_vectors, baskets
 from features.definitions.entity_columns import own_columns
 from features.definitions.item import candidate_events, item_features
 from features.definitions.neighbours import NEIGHBOUR_SCHEMA, neighbour_scores, neighbours_per_user
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import ibis.expr.types as ir
+    from numpy.typing import NDArray
 
     from features.entity_tables import EntityTable
     from features.sources import Sources, SourceSections
@@ -56,6 +59,9 @@ KEY_COLUMNS = frozenset(
     {USER_ID, ITEM_ID, USER_HASH, EVENT_TIMESTAMP, "candidate", "events", "title", "last_event"}
 )
 """Columns of the files that are no features."""
+
+BASKETS_PER_PASS = 8_000_000
+"""Events whose baskets are in memory at once: about 500 MB."""
 
 
 @dataclass
@@ -206,23 +212,41 @@ class _Tables:
         if not per_user:  # then as many pairs as there are stay in DuckDB
             return made
         offered = counts.filter(counts.events >= self.settings.candidates.min_events).select("item_no")
-        settled = history.settled_last_age <= self.history.pair_days
-        had = history.mutate(settled=settled.fill_null(False)).semi_join(offered, "item_no")
-        had = had.select("user_no", "item_no", "settled").to_pyarrow()
-        batches = neighbour_scores(
-            had["user_no"].to_numpy(),
-            had["item_no"].to_numpy(),
-            had["settled"].to_numpy(zero_copy_only=False),
-            np.sort(offered.to_pyarrow()["item_no"].to_numpy()),
-            n_users=len(self.coded.user_ids),
-            n_items=len(self.coded.item_ids),
-            per_user=per_user,
-        )
+        items = np.sort(offered.to_pyarrow()["item_no"].to_numpy())
+        own, learned = self._basket_vectors(offered, items)
+        batches = neighbour_scores(own, learned, items, per_user=per_user)
         for batch in batches:
             connection.con.register("neighbour_batch", pa.Table.from_batches([batch]))
             connection.con.execute("INSERT INTO neighbours SELECT * FROM neighbour_batch")
             connection.con.unregister("neighbour_batch")
         return made
+
+    def _basket_vectors(
+        self, offered: ir.Table, items: NDArray[np.int32]
+    ) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+        """Every user's baskets of these items in the history: of all events, and of the settled ones alone.
+
+        Users are read a part at a time, so that what is in memory at once does not grow with the events.
+        """
+        events = self.history.events
+        events = events.filter(events.age_days <= self.history.pair_days).semi_join(offered, "item_no")
+        users, today = len(self.coded.user_ids), int(self.cutoff.timestamp()) // 86400
+        rows = self.sources.report.rows_kept["events"]
+        step = max(1, users * BASKETS_PER_PASS // max(rows, 1))
+        parts: list[tuple[sparse.csr_matrix, sparse.csr_matrix]] = []
+        for start in range(0, users, step):
+            some = events.filter(events.user_no >= start, events.user_no < start + step)
+            found = baskets(some, "user_no", "item_no").to_pyarrow()
+            user, day, item = (found[name].to_numpy() for name in found.column_names)
+            user, item, settled = user - start, np.searchsorted(items, item), day < today
+            shape = (min(step, users - start), len(items))
+            part = basket_vectors(user, day, item, shape)
+            taught = part
+            if not settled.all():
+                taught = basket_vectors(user[settled], day[settled], item[settled], shape)
+            parts.append((part, taught))
+        own, learned = (sparse.vstack(part, format="csr") for part in zip(*parts, strict=True))
+        return own, learned
 
     def _declare_entity(
         self, table: ir.Table, entities: EntityTable, standard: ir.Table, scope: FeatureScope

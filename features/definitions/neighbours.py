@@ -1,11 +1,12 @@
 """The collaborative pair features: how near an item is to what a user has had, by who else had both.
 
-Three measures. ``knn``: the cosine between two items over the users of the history, each user counted once per
+Four measures. ``knn``: the cosine between two items over the users of the history, each user counted once per
 item (ItemKNN). ``ease``: the weights that rebuild each user's items from the others, in closed form (Steck
 2019, https://arxiv.org/abs/1905.03375). Of both an item keeps its ``ITEM_NEIGHBOURS`` nearest, and a pair's
 value is the sum over the items that the user had; that of ``knn`` over the root of their number. ``als``: the
-product of latent vectors of user and item, by alternating least squares. Where people do not repeat, as with
-films, this tells two users apart.
+product of latent vectors of user and item, by alternating least squares. ``tifu``: the user's own decayed
+baskets, mixed with those of the users who are most like them (:mod:`features.definitions.baskets`). Where people do
+not repeat, as with films, this tells two users apart.
 
 Of the items that can be recommended the ``MOST_ITEMS`` that most users had are compared: others have too few
 users to learn from. Each sum runs in one thread, in the order of the ids: the same input gives the same bits.
@@ -24,6 +25,8 @@ from implicit.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import all_pairs_knn
 from scipy import linalg, sparse
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from features.definitions.baskets import OWN_SHARE, mixed, similar_users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,8 +62,12 @@ NEIGHBOUR_SCHEMA = pa.schema(
         ("knn", pa.float32()),
         ("ease", pa.float32()),
         ("als", pa.float32()),
+        ("tifu", pa.float32()),
     ]
 )
+
+MOST_COMPARED = 5000
+"""With so many users, evenly chosen, is everybody compared, by the baskets of both."""
 
 MOST_PAIRS, LEAST_PER_USER = 10_000_000, 50
 """Beyond so many pairs users get fewer neighbours each; fewer than 50 are not worth their place."""
@@ -76,66 +83,70 @@ def neighbours_per_user(asked: int, users: int) -> int:
 
 
 def neighbour_scores(
-    users: NDArray[np.int32],
-    items: NDArray[np.int32],
-    settled: NDArray[np.bool_],
-    candidates: NDArray[np.int32],
-    *,
-    n_users: int,
-    n_items: int,
-    per_user: int,
+    own: sparse.csr_matrix, learned: sparse.csr_matrix, candidates: NDArray[np.int32], *, per_user: int
 ) -> Iterator[pa.RecordBatch]:
     """Scores of the candidates that a user had, and of the nearest ones that they had not.
 
     Args:
-        users: int32[p]: the users of distinct pairs of the history.
-        items: int32[p]: their items.
-        settled: bool[p]: whether to learn from the pair.
+        own: float32[users, c]: each user's baskets, of :func:`~features.definitions.baskets.basket_vectors`.
+        learned: Likewise, of what is settled.
         candidates: int32[c], ascending: items that may be listed, by what is settled.
-        n_users: Users are numbers below this.
-        n_items: Items are numbers below this.
         per_user: About so many new items per user, as many of them the nearest by each measure; among equals
             the smaller number goes first. 0: nothing at all.
 
     Yields:
-        Rows of :data:`NEIGHBOUR_SCHEMA`, sorted by (user_no, item_no).
+        Rows of :data:`NEIGHBOUR_SCHEMA`, sorted by (user_no, item_no). Of an item that is not compared but that the
+        user had, there is the share of their own baskets in ``tifu``, and nothing else.
     """
-    amounts = np.bincount(items[settled], minlength=n_items)[candidates]
+    amounts = np.bincount(learned.indices, minlength=len(candidates))
     popular = np.argsort(-amounts, kind="stable")[:MOST_ITEMS]
-    known = np.sort(candidates[popular[amounts[popular] >= LEAST_USERS]])
+    known = np.sort(popular[amounts[popular] >= LEAST_USERS])
     if not per_user or not len(known):
         return
-    kept = np.isin(items, known)
-    seen = _ones(users[kept], np.searchsorted(known, items[kept]), (n_users, len(known)))
-    kept &= settled
-    learned = _ones(users[kept], np.searchsorted(known, items[kept]), (n_users, len(known)))
-    knn, ease, (tastes, traits) = _cosines(learned), _ease_weights(learned), _latent_vectors(learned, seen)
+    seen, taught = _ones(own[:, known]), _ones(learned[:, known])
+    knn, ease, (tastes, traits) = _cosines(taught), _ease_weights(taught), _latent_vectors(taught, seen)
+    people = np.flatnonzero(np.diff(learned.indptr))
+    people = people[:: -(-len(people) // MOST_COMPARED)]
+    others = learned[people]
+    shown = others[:, known]
     roots = np.sqrt(np.maximum(np.diff(seen.indptr), 1)).astype(np.float32)
-    some = np.flatnonzero(np.diff(seen.indptr))
-    step = max(1, _DENSE_CELLS // len(known))
+    some = np.flatnonzero(np.diff(own.indptr))
+    step = max(1, _DENSE_CELLS // max(len(known), len(people)))
     for start in range(0, len(some), step):
         rows = some[start : start + step]
-        block = seen[rows]
-        own = block.toarray() > 0
+        block, habits = seen[rows], own[rows]
+        had = block.toarray() > 0
         scores = (
             (block @ knn).toarray() / roots[rows, None],
             (block @ ease).toarray(),
             _products(tastes[rows], traits),
+            mixed(habits[:, known], similar_users(habits, rows, others, people), shown).toarray(),
         )
-        chosen = own.copy()
+        chosen = had.copy()
         for measure in scores:
-            chosen |= _largest(np.where(own, 0, measure), -(-per_user // len(scores)))
+            chosen |= _largest(np.where(had, 0, measure), -(-per_user // len(scores)))
         user, place = np.nonzero(chosen)
+        rare = habits.tocoo()
+        apart = ~np.isin(rare.col, known)
+        numbers = np.concatenate([rows[user], rows[rare.row[apart]]]).astype(np.int32)
+        items = np.concatenate([candidates[known[place]], candidates[rare.col[apart]]])
+        values = [np.append(measure[user, place], np.full(apart.sum(), np.nan)) for measure in scores]
+        values[-1][len(user) :] = OWN_SHARE * rare.data[apart]
+        order = np.lexsort((items, numbers))
         yield pa.RecordBatch.from_arrays(
-            [rows[user].astype(np.int32), known[place], *(measure[user, place] for measure in scores)],
+            [
+                numbers[order],
+                items[order],
+                *(pa.array(value[order], pa.float32(), from_pandas=True) for value in values),
+            ],
             schema=NEIGHBOUR_SCHEMA,
         )
 
 
-def _ones(rows: NDArray[np.int32], columns: NDArray[np.intp], shape: tuple[int, int]) -> sparse.csr_matrix:
-    matrix = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
-    matrix.sort_indices()
-    return matrix
+def _ones(baskets: sparse.csr_matrix) -> sparse.csr_matrix:
+    ones = baskets.sorted_indices()
+    ones.data[:] = 1
+    return ones
 
 
 def _cosines(seen: sparse.csr_matrix) -> sparse.csr_matrix:

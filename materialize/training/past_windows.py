@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from features.schema import FeatureSchema
     from materialize.training.evaluate import EvaluationTask
 
-NEIGHBOUR_SCORES = ("pair_knn", "pair_ease", "pair_als")
+NEIGHBOUR_SCORES = ("pair_knn", "pair_ease", "pair_als", "pair_tifu")
 """Features that are rankers by themselves."""
 
 LIKELY = 80.0

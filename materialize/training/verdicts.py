@@ -16,6 +16,7 @@ METHODS = {
     "pair_knn": "the model's feature alone: how near an item is to what the user had, by cosine",
     "pair_ease": "likewise, by the weights of EASE",
     "pair_als": "likewise, the product of latent vectors by ALS",
+    "pair_tifu": "likewise, the user's own decayed baskets, mixed with those of similar users",
     "tifu_knn": "the user's own decayed baskets, mixed with those of similar users",
     "item_knn": "items that the same users had (cosine)",
     "ease": "weights that rebuild each user's items from the others, in closed form",

@@ -46,23 +46,36 @@ def test_scores_are_those_of_the_plain_computation(
     seen = (rng.random((USERS, ITEMS)) < rng.random(ITEMS) * 0.6).astype(np.float64)
     seen[7] = 0
     candidates = np.sort(rng.choice(ITEMS, 20, replace=False)).astype(np.int32)
-    users, items = (axis.astype(np.int32) for axis in np.nonzero(seen))
-    settled = rng.random(len(users)) < 0.9
-    learned = np.zeros_like(seen)
-    learned[users[settled], items[settled]] = 1
-    batches = neighbour_scores(
-        users, items, settled, candidates, n_users=USERS, n_items=ITEMS, per_user=per_user
+    learned = seen * (rng.random(seen.shape) < 0.9)
+    habits, taught = (
+        sparse.csr_matrix((matrix * rng.random(seen.shape)).astype(np.float32))[:, candidates]
+        for matrix in (seen, learned)
     )
+    batches = neighbour_scores(habits, taught, candidates, per_user=per_user)
     rows = [row for batch in batches for row in batch.to_pylist()]
     keys = [(row["user_no"], row["item_no"]) for row in rows]
     assert keys == sorted(set(keys))
     assert not any(user == 7 for user, _ in keys)
+    own, others = habits.toarray(), taught.toarray()
+    active = np.flatnonzero(others.any(axis=1))
+    tifu = np.zeros((USERS, ITEMS))
+    for who in range(USERS):  # with fewer users than neighbours, everybody else is one
+        tifu[who, candidates] = 0.7 * own[who] + 0.3 * others[active[active != who]].mean(axis=0)
     knn, ease = plainly(seen, learned, candidates)
+    known = candidates[learned[:, candidates].sum(axis=0) >= neighbours.LEAST_USERS]
+    compared = [row for row in rows if row["item_no"] in known]
+    for row in rows:
+        if row not in compared:
+            assert [row["knn"], row["ease"], row["als"]] == [None] * 3
+            baskets = own[row["user_no"], candidates == row["item_no"]]
+            assert row["tifu"] == pytest.approx(0.7 * baskets[0])
+    rows = compared
+    keys = [(row["user_no"], row["item_no"]) for row in rows]
     for row in rows:
         place = row["user_no"], row["item_no"]
+        assert row["tifu"] == pytest.approx(tifu[place], rel=1e-4, abs=1e-6)
         assert row["knn"] == pytest.approx(knn[place], rel=1e-4, abs=1e-6)
         assert row["ease"] == pytest.approx(ease[place], rel=1e-4, abs=1e-6)
-    known = candidates[learned[:, candidates].sum(axis=0) >= neighbours.LEAST_USERS]
     tastes, traits = neighbours._latent_vectors(
         *(sparse.csr_matrix(matrix[:, known].astype(np.float32)) for matrix in (learned, seen))
     )
@@ -76,17 +89,17 @@ def test_scores_are_those_of_the_plain_computation(
         assert had <= found, "what the user had is scored too"
         new = [item for item in known.tolist() if item not in had]
         nearest = set()
-        for scores in (knn[user], ease[user], als[user]):
+        for scores in (knn[user], ease[user], als[user], tifu[user]):
             order = sorted((-scores[item], item) for item in new if scores[item] > 0)
-            nearest |= {item for _, item in order[: -(-per_user // 3)]}
+            nearest |= {item for _, item in order[: -(-per_user // 4)]}
         assert found - had == nearest
 
 
 def test_many_users_get_fewer_neighbours_each_and_then_none() -> None:
     assert [neighbours_per_user(300, users) for users in (0, 1000, 100_000, 1_000_000)] == [300, 300, 100, 0]
     assert neighbours_per_user(20, 1000) == 20
-    one = np.zeros(1, np.int32)
-    assert list(neighbour_scores(one, one, one == 0, one, n_users=1, n_items=1, per_user=0)) == []
+    nobody = sparse.csr_matrix((1, 1), dtype=np.float32)
+    assert list(neighbour_scores(nobody, nobody, np.zeros(1, np.int32), per_user=0)) == []
 
 
 def test_neighbours_are_pairs_without_a_history(tables: ThreeTables, tmp_path: Path) -> None:
@@ -96,7 +109,7 @@ def test_neighbours_are_pairs_without_a_history(tables: ThreeTables, tmp_path: P
     build = build_features(tables.settings, CUTOFF, tmp_path / "near")
     again = build_features(tables.settings, CUTOFF, tmp_path / "again")
     assert build.tables == again.tables, "the same bytes"
-    assert build.schema.names == [*plain.schema.names, "pair_knn", "pair_ease", "pair_als"]
+    assert build.schema.names == [*plain.schema.names, "pair_knn", "pair_ease", "pair_als", "pair_tifu"]
     pairs = build.read_pairs()
     assert pairs.num_rows > plain.rows("pair.parquet")
     assert build.read_seen().num_rows == plain.rows("pair.parquet")

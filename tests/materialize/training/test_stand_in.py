@@ -26,6 +26,7 @@ BASELINES = (
     "pair_knn",
     "pair_ease",
     "pair_als",
+    "pair_tifu",
 )
 
 

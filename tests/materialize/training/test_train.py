@@ -43,7 +43,7 @@ def test_the_bundle_says_what_was_measured(bundle: ModelBundle) -> None:
     # A shop as small as this one may be served best by a baseline, which then stands in for the forest.
     methods = [name for name in metrics["methods"] if name != "forest"]
     simple = ["popularity", "recent_popularity", "own_decayed_frequency"]
-    assert methods == ["model", *simple, "pair_knn", "pair_ease", "pair_als"]
+    assert methods == ["model", *simple, "pair_knn", "pair_ease", "pair_als", "pair_tifu"]
     for method in metrics["methods"].values():
         for measured in (method, method["new_items"]):
             for name in ("ndcg@10", "recall@10", "recall@50", "hit_rate@10"):
