@@ -182,8 +182,8 @@ def _without_user(tables: ScoredTables, block: Block, user: int | str, erasure: 
     )
     if not rows.num_rows:
         return replace(block, path="", rows=0, sha256="")
-    plain = tables.block_path(block.generation, block.number)
-    path = plain.with_name(f"{plain.stem}-erasure-{erasure}.parquet")
+    plain = Path(block.path).stem.partition("-erasure-")[0]
+    path = tables.generation_folder(block.generation) / f"{plain}-erasure-{erasure}.parquet"
     file = write_block_file(path, block.generation, rows)
     return replace(block, path=str(path), rows=file.rows, sha256=file.sha256)
 
@@ -205,6 +205,7 @@ def _erase_from_snapshots(folder: Path, generation: str, blocks: Sequence[Block]
         fewer = replace(
             snapshot,
             user_ids=snapshot.user_ids.filter(kept),
+            digests=snapshot.digests[rows],
             signatures=snapshot.signatures[rows],
             item_index=snapshot.item_index[rows],
             scores=snapshot.scores[rows],

@@ -247,7 +247,7 @@ class _Publication:
                 if self.settings.scoring.max_deltas:
                     save_items(BoundCatalogue.load(bound), snapshots)
                 running.rows = known.items
-        delta = known.kind == "delta"
+        delta, checked = known.kind == "delta", self.build.checked_files()
         tasks = [
             BlockTask(
                 store=self.settings.store,
@@ -257,12 +257,13 @@ class _Publication:
                 generation=known,
                 build=self.build.path.absolute(),
                 fingerprint=self.build.fingerprint,
+                checked=checked,
                 catalogue=bound,
                 exclude_seen=self.bundle.exclude_seen,
                 active_since=self.plan.active_since,
                 number=number,
                 blocks=self.plan.blocks,
-                path=tables.block_path(known.id, number),
+                path=tables.block_path(known.id, number, self.plan.blocks),
                 reserve=self.settings.scoring.reserve,
                 snapshots=snapshots if self.settings.scoring.max_deltas else None,
                 parent_snapshots=snapshot_folder(self.settings, known.parent) if delta else None,

@@ -151,9 +151,9 @@ class ScoredTables:
         """The tables that the settings name."""
         return cls(settings.catalogue_url, settings.warehouse_path / "tables")
 
-    def block_path(self, generation: str, block: int) -> Path:
-        """Where a worker writes a block of a generation."""
-        return self.generation_folder(generation) / f"block-{block:06d}.parquet"
+    def block_path(self, generation: str, block: int, blocks: int) -> Path:
+        """Where a worker writes a block of a generation; the name tells queries whose rows can be in the file."""
+        return self.generation_folder(generation) / f"block-{block:06d}-of-{blocks:06d}.parquet"
 
     def generation_folder(self, generation: str) -> Path:
         """Folder of a generation's files."""

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 import duckdb
 from pyiceberg.expressions import EqualTo
 
-from features.errors import CallerError, NotFoundError
+from features.errors import CallerError, NotFoundError, StorageError
 from materialize.publish.iceberg_files import local_path
 from materialize.publish.scored_tables import JOINED, RECOMMENDATIONS, ScoredTables
+from materialize.publish.sought_user import files_of, sought_user
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import pyarrow as pa
-    from pyiceberg.table import FileScanTask, TableScan
+    from pyiceberg.table import DataScan, FileScanTask
 
     from materialize.settings import Settings
 
@@ -55,45 +56,81 @@ def read(sql: str, settings: Settings, generation: str | Sequence[str] | None = 
     Raises:
         CallerError: If the statement would write, or is not valid SQL; the text says why.
         NotFoundError: If it asks for a table that does not exist.
+        StorageError: If the tables cannot be read.
     """
-    with connect(ScoredTables.of(settings), generation) as connection:
-        return run(connection, sql)
+    tables = ScoredTables.of(settings)
+    chain = [generation] if isinstance(generation, str) else list(generation or ())
+    scans = {name: tables.table(name).scan() for name in tables.names() if name in {RECOMMENDATIONS, *JOINED}}
+    user = _user(sql, scans, chain)
+    with duckdb.connect(":memory:") as connection:
+        # A view reads some files twice, and files never change under their name: each footer is parsed once.
+        connection.execute("LOAD parquet")
+        connection.execute("SET parquet_metadata_cache = true")
+        present = [name for name in scans if user is None or _concerns(sql, name)]
+        for name in present:
+            if name == RECOMMENDATIONS:
+                _view_rows(connection, scans[name], chain, user)
+            else:
+                _view(connection, name, scans[name], list(scans[name].plan_files()))
+        _combine(connection, present, chain)
+        # No extension can be fetched, no other file read, and no statement can take that back.
+        connection.execute(f"SET allowed_directories = [{_quoted(str(tables.folder))}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        return _run(connection, sql)
 
 
-def connect(tables: ScoredTables, generation: str | Sequence[str] | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with the views, which can read nothing but the tables' files."""
-    connection = duckdb.connect(":memory:")
-    # A view reads some files twice, and files never change under their name: each footer is parsed once.
-    connection.execute("LOAD parquet")
-    connection.execute("SET parquet_metadata_cache = true")
-    present = tables.names()
-    for name in JOINED:
-        if name in present:
-            scan = tables.table(name).scan()
-            _view(connection, name, scan, list(scan.plan_files()))
-    if RECOMMENDATIONS in present:
-        scan = tables.table(RECOMMENDATIONS).scan()
-        tasks = list(scan.plan_files())
-        _view(connection, _ROWS, scan, tasks)
-        # Rank 0 says that a delta has removed a user's list.
-        connection.execute(f"CREATE VIEW recommendations_all AS FROM {_ROWS} WHERE rank > 0")
-        chain = [generation] if isinstance(generation, str) else list(generation or ())
-        for number, one in enumerate(chain):
-            # Only its own files: the footers of all other generations' files would be read for every query.
-            own = [task for task in tasks if task.file.partition[0] == one]
-            _view(connection, f"{_ROWS}_{number}", scan.filter(EqualTo(term="generation", value=one)), own)
-        if chain:
-            connection.execute(_live(len(chain)))
-            if set(JOINED) <= set(present):
-                connection.execute(_JOIN)
-    # No extension can be fetched, no other file read, and no statement can take that back.
-    connection.execute(f"SET allowed_directories = [{_quoted(str(tables.folder))}]")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-    return connection
+def _user(sql: str, scans: Mapping[str, DataScan], chain: Sequence[str]) -> int | str | None:
+    """The one user whom a query is about, if there is one."""
+    with duckdb.connect(":memory:", config={"enable_external_access": "false"}) as empty:
+        for name, scan in scans.items():
+            first, *others = _names(name, chain)
+            empty.from_arrow(_nothing(scan)).create(first)
+            for other in others:
+                empty.execute(f"CREATE VIEW {other} AS FROM {first}")
+        _combine(empty, scans, chain)
+        return sought_user(empty, sql, _ROWS)
 
 
-def run(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
+def _concerns(sql: str, table: str) -> bool:
+    """Whether a query about one user can need a table: those to join with are asked for by name."""
+    said = sql.lower()
+    return table == RECOMMENDATIONS or table in said or "recommendations_joined" in said
+
+
+def _names(table: str, chain: Sequence[str]) -> list[str]:
+    """What a table of the warehouse is called here: the scored rows of all generations, then of each of the chain."""
+    return [table] if table != RECOMMENDATIONS else [_ROWS, *(f"{_ROWS}_{n}" for n in range(len(chain)))]
+
+
+def _view_rows(
+    connection: duckdb.DuckDBPyConnection, scan: DataScan, chain: Sequence[str], user: int | str | None
+) -> None:
+    """Views of the files of scored rows; where a query is about one user, of those that may hold the user's."""
+    tasks = list(scan.plan_files())
+    if user is not None:
+        tasks = files_of(user, tasks)
+    everything, *each = _names(RECOMMENDATIONS, chain)
+    _view(connection, everything, scan, tasks)
+    for view, generation in zip(each, chain, strict=True):
+        # Only its own files: the footers of all other generations' files would be read for every query.
+        own = [task for task in tasks if task.file.partition[0] == generation]
+        _view(connection, view, scan.filter(EqualTo(term="generation", value=generation)), own)
+
+
+def _combine(connection: duckdb.DuckDBPyConnection, present: Collection[str], chain: Sequence[str]) -> None:
+    """The views that people ask, over those of :func:`_names`."""
+    if RECOMMENDATIONS not in present:
+        return
+    # Rank 0 says that a delta has removed a user's list.
+    connection.execute(f"CREATE VIEW recommendations_all AS FROM {_ROWS} WHERE rank > 0")
+    if chain:
+        connection.execute(_live(len(chain)))
+        if set(JOINED) <= set(present):
+            connection.execute(_JOIN)
+
+
+def _run(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
     """The answer of one reading statement."""
     try:
         statements = connection.extract_statements(sql)
@@ -111,15 +148,28 @@ def run(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
 
 
 def _view(
-    connection: duckdb.DuckDBPyConnection, view: str, scan: TableScan, tasks: Sequence[FileScanTask]
+    connection: duckdb.DuckDBPyConnection, view: str, scan: DataScan, tasks: Sequence[FileScanTask]
 ) -> None:
     """A view of what a scan finds, whose files are planned."""
-    if not tasks or any(task.delete_files for task in tasks):
+    if not tasks:
+        connection.register(view, _nothing(scan))
+        return
+    if any(task.delete_files for task in tasks):
         # Another engine may have written row-level deletes, which only a full Iceberg reader resolves.
         connection.register(view, scan.to_arrow())
         return
     files = ", ".join(_quoted(str(local_path(task.file.file_path))) for task in tasks)
-    connection.execute(f"CREATE VIEW {view} AS FROM read_parquet([{files}], hive_partitioning = false)")
+    try:
+        connection.execute(f"CREATE VIEW {view} AS FROM read_parquet([{files}], hive_partitioning = false)")
+    except duckdb.Error as error:
+        raise StorageError(
+            "the scored tables cannot be read", got=str(error), fix="publish a new generation"
+        ) from error
+
+
+def _nothing(scan: DataScan) -> pa.Table:
+    """No rows of what a scan reads."""
+    return scan.projection().as_arrow().empty_table()
 
 
 def _live(generations: int) -> str:

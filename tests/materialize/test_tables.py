@@ -67,7 +67,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
             lists = lists_table(
                 pa.array(users), pa.array([item] * n), np.full(n, 0.5, np.float32), np.ones(n, int), name
             )
-            written = write_block_file(tables.block_path(name, 0), name, rows_of_lists(lists))
+            written = write_block_file(tables.block_path(name, 0, 1), name, rows_of_lists(lists))
             tables.commit_generation(name, [written.path])
             catalogue.record_block(
                 fence,

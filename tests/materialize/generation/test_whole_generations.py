@@ -80,7 +80,7 @@ def write_generation(settings: Settings, catalogue: Catalogue, tables: Tables, n
                     "score": (number * USERS + each).astype("f4"),
                 }
             )
-            file = write_block_file(scored.block_path(name, block), name, rows)
+            file = write_block_file(scored.block_path(name, block, BLOCKS), name, rows)
             files.append(file.path)
             known = Block(
                 generation=name,

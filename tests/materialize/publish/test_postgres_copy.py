@@ -35,7 +35,7 @@ def publish(tables: ScoredTables, generation: str, *blocks: list[Any], item: Any
         n = len(users) * k
         scores = np.linspace(1, -1, n).astype(np.float32)
         lists = lists_table(pa.array(users), pa.array([item] * n), scores, np.full(len(users), k), generation)
-        path = tables.block_path(generation, number)
+        path = tables.block_path(generation, number, len(blocks))
         paths.append(write_block_file(path, generation, rows_of_lists(lists)).path)
     tables.commit_generation(generation, paths)
 

@@ -39,7 +39,7 @@ def rows(users: list[int] | list[str], k: int = 3) -> pa.Table:
 
 def write(tables: ScoredTables, generation: str, *blocks: list[int] | list[str]) -> list[Path]:
     return [
-        write_block_file(tables.block_path(generation, number), generation, rows(users)).path
+        write_block_file(tables.block_path(generation, number, len(blocks)), generation, rows(users)).path
         for number, users in enumerate(blocks)
     ]
 
@@ -96,7 +96,7 @@ def test_a_dropped_generation_leaves_no_file(tables: ScoredTables) -> None:
 def test_orphans_of_a_crash_are_collected_and_a_running_build_is_not(tables: ScoredTables) -> None:
     tables.commit_generation("g1", write(tables, "g1", [1]))
     write(tables, "crashed", [1])
-    half = tables.generation_folder("crashed") / ".block-000001.parquet.77.tmp"
+    half = tables.generation_folder("crashed") / ".block-000001-of-000002.parquet.77.tmp"
     half.write_bytes(b"PAR1 half a file")
     running = write(tables, "running", [1])
     assert tables.collect_orphans(3600) == []

@@ -1,16 +1,20 @@
+"""Queries over tables that were committed for real, and what of the files they open."""
+
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from features.errors import CallerError, NotFoundError
+from features.errors import CallerError, NotFoundError, StorageError
+from features.feature_build import block_range
+from features.schema import user_hash
 from materialize.publish.published_lists import lists_table, rows_of_lists
 from materialize.publish.scored_tables import ScoredTables, write_block_file
-from materialize.publish.sql import connect, read, run
+from materialize.publish.sql import read
 from materialize.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,13 +31,29 @@ def tables(settings: Settings) -> ScoredTables:
     return ScoredTables.of(settings)
 
 
-def publish(tables: ScoredTables, generation: str, users: list[int], item: int) -> None:
-    n = len(users)
-    lists = lists_table(
-        pa.array(users), pa.array([item] * n), np.full(n, 0.5, np.float32), np.ones(n, np.int64), generation
-    )
-    block = write_block_file(tables.block_path(generation, 0), generation, rows_of_lists(lists))
-    tables.commit_generation(generation, [block.path])
+def publish(
+    tables: ScoredTables, generation: str, users: list[Any], item: int, blocks: int = 1
+) -> list[Path]:
+    """One item for each user; the files by the users' hash, as a run writes them."""
+    files = []
+    hashes = user_hash(pa.array(users))
+    for number in range(blocks):
+        first, end = block_range(number, blocks)
+        here = [user for user, found in zip(users, hashes, strict=True) if first <= found < end]
+        if not here:
+            continue
+        n = len(here)
+        lists = lists_table(
+            pa.array(here),
+            pa.array([item] * n, pa.int64()),
+            np.full(n, 0.5, np.float32),
+            np.ones(n, np.int64),
+            generation,
+        )
+        path = tables.block_path(generation, number, blocks)
+        files.append(write_block_file(path, generation, rows_of_lists(lists)).path)
+    tables.commit_generation(generation, files)
+    return files
 
 
 def test_views_of_the_live_and_of_all_generations(tables: ScoredTables, settings: Settings) -> None:
@@ -112,23 +132,50 @@ def test_tables_without_rows(tables: ScoredTables, settings: Settings) -> None:
     assert read(query, settings, "g1").to_pylist() == [{"r": 0, "i": 0}]
 
 
-def test_one_user_is_found_without_reading_everything(tables: ScoredTables) -> None:
-    users, k = 100_000, 20
-    rng = np.random.default_rng(0)
-    everyone = rng.permutation(users)
-    files = []
-    for number, part in enumerate(np.array_split(everyone, 10)):
-        scores = np.zeros(len(part) * k, np.float32)
-        lists = lists_table(
-            pa.array(part), pa.array(np.tile(np.arange(k), len(part))), scores, np.full(len(part), k), "g"
-        )
-        path = tables.block_path("g", number)
-        files.append(write_block_file(path, "g", rows_of_lists(lists)).path)
-    tables.commit_generation("g", files)
-    with connect(tables, "g") as connection:
-        one = "SELECT item_id FROM recommendations WHERE user_id = 4711 ORDER BY rank"
-        assert run(connection, one)["item_id"].to_pylist() == list(range(k))
-        began = time.perf_counter()
-        for _ in range(5):
-            run(connection, one)
-        assert (time.perf_counter() - began) / 5 < 0.1
+@pytest.mark.parametrize("kind", [int, str])
+def test_only_the_files_of_the_users_block_are_opened(
+    tables: ScoredTables, settings: Settings, kind: type[Any]
+) -> None:
+    users = [kind(n) for n in range(60)]
+    sought, gone = users[41], users[:3]
+    publish(tables, "full", users, 10, blocks=8)
+    files = publish(tables, "delta", [sought, *gone], 20, blocks=8)
+    publish(tables, "other", users, 30, blocks=8)
+    tables.replace("items", pa.table({"item_id": [10], "title": ["ten"]}))
+    needed = {file.name for file in files if sought in pq.read_table(file)["user_id"].to_pylist()}
+    for file in tables.folder.rglob("*.parquet"):
+        if file.name not in needed:
+            file.write_bytes(b"damaged")
+    chain, where = ["delta", "full"], f"WHERE user_id = {sought!r}"
+    assert read(f"FROM recommendations {where}", settings, chain)["item_id"].to_pylist() == [20]
+    everywhere = f"SELECT item_id FROM recommendations_all {where} ORDER BY 1"
+    assert read(everywhere, settings, chain)["item_id"].to_pylist() == [10, 20, 30]
+    both = f"SELECT a.item_id FROM recommendations a JOIN recommendations_all b USING (user_id) {where}"
+    assert read(both, settings, chain).num_rows == 3
+    for more in (
+        "FROM recommendations",
+        f"FROM recommendations WHERE user_id IN ({sought!r}, {users[0]!r})",
+        f"FROM recommendations {where} UNION ALL FROM recommendations_all WHERE item_id = 30",
+        f"FROM recommendations WHERE user_id >= {sought!r}",
+        f"FROM recommendations {where} OR item_id = 30",
+    ):
+        with pytest.raises((CallerError, StorageError), match=r"cannot be (answered|read)"):
+            read(more, settings, chain)
+
+
+def test_a_user_whose_block_has_no_file(tables: ScoredTables, settings: Settings) -> None:
+    publish(tables, "full", [1, 2], 10, blocks=2)
+    publish(tables, "delta", [1], 20)
+    for user, item in ((1, [20]), (2, [10]), (3, [])):
+        query = f"SELECT item_id FROM recommendations WHERE user_id = {user}"
+        assert read(query, settings, ["delta", "full"])["item_id"].to_pylist() == item
+
+
+def test_an_id_may_hold_anything(tables: ScoredTables, settings: Settings) -> None:
+    users = ["a", "a'b", "x\nuser_id='a", "''", "", "a\0b", "😀", "user_id=3"]
+    publish(tables, "g1", users, 10, blocks=16)
+    for user in users:
+        query = "SELECT user_id FROM recommendations WHERE user_id = '{}'".format(user.replace("'", "''"))
+        if "\0" in user:
+            query = "SELECT user_id FROM recommendations WHERE user_id = 'a' || chr(0) || 'b'"
+        assert read(query, settings, "g1")["user_id"].to_pylist() == [user]
