@@ -24,7 +24,7 @@ from materialize.training.baselines import Baseline, rank
 from materialize.training.history import History
 from materialize.training.label_windows import LabelWindow, pairs_in_window
 from materialize.training.metrics import DEPTH, RankingQuality, measure
-from materialize.training.pair_codes import PairCodes, contains
+from materialize.training.pair_codes import PairCodes, contains, without
 from materialize.training.score_facts import score_facts
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class EvaluationTask:
 
     def new_positives(self) -> NDArray[np.int64]:
         """Positives that the user had not before."""
-        return self.positives[~contains(self.seen, self.positives)]
+        return without(self.positives, self.seen)
 
     def rank_model(self, booster: xgboost.Booster, schema: FeatureSchema) -> tuple[TopK, TopK]:
         """The model's lists of the evaluated users, in their order: as served, and without what the user has seen."""

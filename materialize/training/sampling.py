@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from materialize.training.pair_codes import PairCodes, contains
+from materialize.training.pair_codes import PairCodes, contains, distinct, united, without
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,17 +72,16 @@ def sample_pairs(
     """
     items = len(space.items)
     per_user = space.per_user(positives)
-    wanted = positives[~contains(excluded, positives)]
+    wanted = without(positives, excluded)
     parts = [(wanted, np.ones(len(wanted)))]
-    taken = np.union1d(positives, excluded)
+    taken = united(positives, excluded)
     for stratum in strata:
-        parts.append(_draw(space, np.setdiff1d(stratum, taken), np.maximum(per_user, MIN_NEAR_PER_USER), rng))
-        taken = np.union1d(taken, stratum)
+        parts.append(_draw(space, without(stratum, taken), np.maximum(per_user, MIN_NEAR_PER_USER), rng))
+        taken = united(taken, stratum)
     free = items - space.per_user(taken)
     draws = np.minimum(np.maximum(per_user * negatives_per_positive, MIN_NEGATIVES_PER_USER), 4 * free)
     drawn = np.repeat(np.arange(len(space.users)), draws) * items + rng.integers(0, items, int(draws.sum()))
-    drawn = np.unique(drawn)
-    drawn = drawn[~contains(taken, drawn)]
+    drawn = without(distinct(drawn), taken)
     weight = free / np.maximum(space.per_user(drawn), 1)
     parts.append((drawn, weight[drawn // items]))
     codes = np.concatenate([part for part, _ in parts])

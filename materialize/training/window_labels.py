@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from features.schema import ITEM_ID, USER_ID, user_hash
 from materialize.training.evaluate import thin_out
 from materialize.training.label_windows import LabelWindow, pairs_in_window
-from materialize.training.pair_codes import PairCodes
+from materialize.training.pair_codes import PairCodes, without
 from materialize.training.sampling import (
     MIN_NEAR_PER_USER,
     MIN_NEGATIVES_PER_USER,
@@ -87,7 +87,7 @@ def sample_window(
         even_users: Weigh a user's pairs by the inverse root of their positives; on average weights stay.
     """
     every = label.space.encode(label.build.read_pairs(label.hashes, [USER_ID, ITEM_ID]))
-    near = np.setdiff1d(every, label.seen)
+    near = without(every, label.seen)
     sampled = sample_pairs(
         label.space,
         label.positives,

@@ -3,7 +3,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from materialize.training.pair_codes import PairCodes, contains
+from materialize.training.pair_codes import PairCodes, contains, distinct, united, without
 
 SPACE = PairCodes(pa.array(["u", "v", "ü"]), pa.array([7, 5]))
 
@@ -16,7 +16,15 @@ def test_codes_are_sorted_distinct_and_leave_unknown_ids_out() -> None:
     assert SPACE.per_user(codes).tolist() == [1, 0, 1]
 
 
-@given(st.lists(st.integers(0, 30)), st.lists(st.integers(0, 30)))
-def test_contains_is_membership(known: list[int], asked: list[int]) -> None:
-    found = contains(np.unique(np.array(known, np.int64)), np.array(asked, np.int64))
-    assert found.tolist() == [code in known for code in asked]
+CODES = st.lists(st.integers(0, 30)).map(lambda codes: np.array(codes, np.int64))
+
+
+@given(CODES, CODES)
+def test_codes_are_sets(one: np.ndarray, other: np.ndarray) -> None:
+    known = distinct(one)
+    assert known.tolist() == sorted(set(one.tolist()))
+    assert contains(known, other).tolist() == [code in set(one.tolist()) for code in other.tolist()]
+    assert without(other, known).tolist() == [
+        code for code in other.tolist() if code not in set(one.tolist())
+    ]
+    assert united(one, other).tolist() == sorted({*one.tolist(), *other.tolist()})
