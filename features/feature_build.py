@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from features.errors import NotFoundError, StorageError
 from features.schema import ITEM_ID, USER_HASH, USER_ID, FeatureSchema
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -46,6 +46,24 @@ def block_range(block: int, blocks: int) -> HashRange:
     return HashRange(block * 2**32 // blocks, (block + 1) * 2**32 // blocks)
 
 
+class CheckedFile(NamedTuple):
+    """A file whose bytes were hashed, wherever it is renamed to."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+_checked: set[CheckedFile] = set()
+"""What this process has hashed, or was told of: a file is hashed once, not in every process that reads it."""
+
+
+def trust(files: Iterable[CheckedFile]) -> None:
+    """Take another process's word for it that these files are what they should be."""
+    _checked.update(files)
+
+
 class FileEntry(BaseModel):
     """A file of a build."""
 
@@ -58,8 +76,25 @@ class FileEntry(BaseModel):
     @classmethod
     def of(cls, path: Path, rows: int) -> FileEntry:
         """The entry of a file that was just written."""
+        sha256 = _sha256_of(path)
+        entry = cls(rows=rows, size=path.stat().st_size, sha256=sha256)
+        _checked.add(entry.at(path))
+        return entry
+
+    def at(self, path: Path) -> CheckedFile:
+        """This entry's file, as it lies at a path now."""
         stat = path.stat()
-        return cls(rows=rows, size=stat.st_size, sha256=sha256_of(path, stat.st_size, stat.st_mtime_ns))
+        return CheckedFile(stat.st_ino, stat.st_size, stat.st_mtime_ns, self.sha256)
+
+    def is_intact(self, path: Path) -> bool:
+        """Whether the file at a path holds the bytes that were written."""
+        try:
+            found = self.at(path)
+            if found not in _checked and found.size == self.size and _sha256_of(path) == self.sha256:
+                _checked.add(found)
+        except OSError:
+            return False
+        return found in _checked
 
 
 class FeatureManifest(BaseModel):
@@ -179,14 +214,7 @@ class FeatureBuild:
                 f"the build {self.path} has no {name}", expected=", ".join(sorted(self.manifest.files))
             )
         path = self.path / name
-        try:
-            stat = path.stat()
-            intact = (
-                stat.st_size == entry.size and sha256_of(path, stat.st_size, stat.st_mtime_ns) == entry.sha256
-            )
-        except OSError:
-            intact = False
-        if not intact:
+        if not entry.is_intact(path):
             raise StorageError(
                 f"{path} is damaged",
                 expected=f"{entry.size} bytes with SHA-256 {entry.sha256}",
@@ -194,6 +222,14 @@ class FeatureBuild:
                 fix="remove the build's folder and build again",
             )
         return path
+
+    def checked_files(self) -> frozenset[CheckedFile]:
+        """All files, checked, for :func:`trust` in other processes.
+
+        Raises:
+            StorageError: If one is damaged.
+        """
+        return frozenset(entry.at(self.file(name)) for name, entry in self.manifest.files.items())
 
     def read_users(self, hashes: HashRange | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """``user.parquet``, or the users of a block; sorted by (user_hash, user_id)."""
@@ -244,10 +280,7 @@ def _row_groups(file: pq.ParquetFile, hashes: HashRange) -> list[int]:
     return chosen
 
 
-@lru_cache(maxsize=256)
-def sha256_of(path: Path, size: int, mtime_ns: int) -> str:
-    """SHA-256 of a file in hex; the size and time of change make it safe to remember."""
-    del size, mtime_ns
+def _sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from features.errors import StorageError
-from features.feature_build import MANIFEST, FeatureBuild, block_range
-from features.schema import ITEM_ID, USER_ID
+from features.feature_build import MANIFEST, FeatureBuild, block_range, trust
+from features.schema import ITEM_ID, PAIR, USER, USER_ID, affinity
 from materialize.generation.catalogue import Catalogue
 from materialize.generation.lineage import GONE
 from materialize.generation.plan import active_users
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from features.feature_build import CheckedFile
     from materialize.scoring.signatures import SignedItems
     from materialize.settings import StoreSettings
 
@@ -42,6 +43,7 @@ class BlockTask:
         generation: With its slot.
         build: Folder of the feature build.
         fingerprint: Of the feature build: a folder keeps its name when its cut-off is built anew.
+        checked: Its files, whose hashes the publisher has checked.
         catalogue: Folder of the bound catalogue, read by memory map.
         exclude_seen: Whether items that a user had in the pair history are kept out of the list.
         active_since: Users whose last event is older are left out; ``None``: none are.
@@ -60,6 +62,7 @@ class BlockTask:
     generation: Generation
     build: Path
     fingerprint: str
+    checked: frozenset[CheckedFile]
     catalogue: Path
     exclude_seen: bool
     active_since: datetime | None
@@ -161,6 +164,7 @@ def _run_delta(task: BlockTask) -> Block:
 
 def _inputs(task: BlockTask, catalogue: BoundCatalogue) -> tuple[pa.Table, dict[str, Any]]:
     """Users of the block, and what else the scorer needs of them."""
+    trust(task.checked)
     return block_inputs(
         _build(task.build, task.fingerprint),
         catalogue,
@@ -180,17 +184,19 @@ def block_inputs(
     active_since: datetime | None,
     exclude_seen: bool,
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """Users of a block, sorted by id, and the other inputs of :meth:`BoundCatalogue.top_k`.
+    """Users of a block, sorted by id, and the other inputs of :meth:`BoundCatalogue.top_k`: what the model looks at.
 
     Raises:
         StorageError: If the features cannot be read.
     """
     hashes = block_range(number, blocks)
-    users = active_users(build.read_users(hashes), active_since).sort_by(USER_ID)
-    pairs = build.read_pairs(hashes)
-    return users, {
-        "affinity": {group: build.read_affinity(group, hashes) for group in catalogue.schema.groups},
-        "pairs": pairs,
+    users = build.read_users(hashes, [USER_ID, "last_event", *catalogue.tested(USER)])
+    return active_users(users, active_since).sort_by(USER_ID), {
+        "affinity": {
+            group: build.read_affinity(group, hashes, [USER_ID, group, *catalogue.tested(affinity(group))])
+            for group in catalogue.schema.groups
+        },
+        "pairs": build.read_pairs(hashes, [USER_ID, ITEM_ID, *catalogue.tested(PAIR)]),
         "exclude": build.read_seen(hashes) if exclude_seen else None,
     }
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from materialize.model_bundle import ModelBundle
     from materialize.settings import Settings
 
-_SAMPLED_BLOCKS = 2
-"""Users are spread over blocks by a hash, so a few blocks tell what share of all users has changed."""
+_SAMPLED_USERS = 4096
+"""Users are spread over blocks by a hash, so a few thousand tell what share of all users has changed."""
 
 _log = structlog.get_logger()
 
@@ -126,20 +126,18 @@ def _share_to_rescore(
     bundle: ModelBundle,
     delta: Plan,
 ) -> float:
-    """Share of users who would be scored against all items, in the first blocks that hold any."""
-    rescored = users = 0
+    """Share of users who would be scored against all items, in the first part of a block that holds any."""
+    parts = max(1, delta.generation.users // delta.blocks // _SAMPLED_USERS)
     for number in range(delta.blocks):
         block, inputs = block_inputs(
             build,
             scorer.catalogue,
-            number,
-            delta.blocks,
+            number * parts,
+            delta.blocks * parts,
             active_since=delta.active_since,
             exclude_seen=bundle.exclude_seen,
         )
         if block.num_rows:
-            rescored += len(scorer.plan(load_block(before, live.id, number), block, **inputs).full)
-            users += block.num_rows
-        if number + 1 >= _SAMPLED_BLOCKS and users:
-            break
-    return rescored / max(users, 1)
+            plan = scorer.plan(load_block(before, live.id, number), block, **inputs)
+            return len(plan.full) / len(block)
+    return 0.0

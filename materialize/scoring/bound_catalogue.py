@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from features.schema import FeatureSchema
+    from features.schema import FeatureSchema, FeatureScope
     from materialize.scoring.block_scorer import Workspace
     from materialize.scoring.code_layout import CodeLayout
     from materialize.scoring.coded_forest import CodedForest
@@ -317,9 +317,17 @@ class BoundCatalogue:
 
     @cached_property
     def _encoder(self) -> BatchEncoder:
-        return BatchEncoder(
-            self.schema, self.codes, self.layout, self.item_ids.take(pa.array(self.order)), self.groups
-        )
+        return BatchEncoder(self.schema, self.codes, self.layout, self.items_by_row, self.groups)
+
+    def tested(self, scope: FeatureScope) -> list[str]:
+        """Names of the scope's columns that the forest tests; others may be missing in tables of users."""
+        columns = [self.schema.columns[index] for index in np.unique(self.codes.feature)]
+        return [column.name for column in columns if column.scope == scope]
+
+    @cached_property
+    def items_by_row(self) -> pa.Array:
+        """Arrow array[I], ids in the order of the rows."""
+        return self.item_ids.take(pa.array(self.order))
 
     @cached_property
     def user_signer(self) -> UserSigner:

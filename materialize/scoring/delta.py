@@ -42,6 +42,7 @@ import pyarrow as pa
 from features.errors import SchemaMismatchError
 from materialize.scoring.block_threads import each_block
 from materialize.scoring.encode_inputs import positions
+from materialize.scoring.input_tables import InputTables
 from materialize.scoring.kernels_delta import differing, merge_lists, touched
 from materialize.scoring.kernels_selection import hide
 from materialize.scoring.kernels_simd import LANES
@@ -113,11 +114,13 @@ def run_full(
     Raises:
         SchemaMismatchError: If a table or array does not fit.
     """
-    batch, masks = _encode(catalogue, users, inputs)
+    tables, masks = _split(catalogue, users, inputs)
+    batch = tables.encode()
     top = catalogue.top_k_encoded(batch, k + reserve, **masks)
     return Snapshot(
         items=signed.digest,
         user_ids=batch.ids,
+        digests=tables.digests(),
         signatures=catalogue.user_signer.sign(batch, inputs.get("segments")),
         item_index=top.item_index,
         scores=top.scores,
@@ -194,8 +197,7 @@ class DeltaScorer:
 
     def plan(self, previous: Snapshot, users: pa.Table, **inputs: Any) -> DeltaPlan:
         """What :meth:`run` would do; arguments as there."""
-        batch, _ = _encode(self.catalogue, users, inputs)
-        return self._plan(previous, batch, self.catalogue.user_signer.sign(batch, inputs.get("segments")))[0]
+        return self._compare(previous, _split(self.catalogue, users, inputs)[0]).plan
 
     def run(self, previous: Snapshot, users: pa.Table, k: int, reserve: int, **inputs: Any) -> DeltaRun:
         """Lists equal to those of :func:`run_full` with the same arguments.
@@ -217,31 +219,37 @@ class DeltaScorer:
                 got=f"{previous.items[:12]}…",
                 fix="take both from one generation",
             )
-        batch, masks = _encode(self.catalogue, users, {**inputs, "eligible": self.eligible})
-        signatures = self.catalogue.user_signer.sign(batch, inputs.get("segments"))
-        plan, was = self._plan(previous, batch, signatures)
+        tables, masks = _split(self.catalogue, users, {**inputs, "eligible": self.eligible})
+        found = self._compare(previous, tables)
+        plan, was, ids = found.plan, found.was, tables.ids
         length = k + reserve
-        index, scores = np.empty((len(batch), length), np.int32), np.empty((len(batch), length), np.float32)
-        counts, complete = np.full(len(batch), -1, np.int32), np.zeros(len(batch), np.bool_)
-        snapshot = Snapshot(self.now.digest, batch.ids, signatures, index, scores, counts, complete, k)
-        differs = np.empty(len(batch), np.bool_)
+        index, scores = np.empty((len(ids), length), np.int32), np.empty((len(ids), length), np.float32)
+        counts, complete = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.bool_)
+        snapshot = Snapshot(
+            self.now.digest, ids, found.digests, found.signatures, index, scores, counts, complete, k
+        )
+        differs = np.empty(len(ids), np.bool_)
 
         old = was.copy()
         old[plan.full] = -1
-        if len(plan.full) < len(batch):
-            self._merge(previous, batch, old, masks, snapshot, differs)
+        if len(plan.full) < len(ids):
+            self._merge(previous, tables, old, masks, snapshot, differs)
         full = np.flatnonzero(counts < 0)
-        if len(full):
-            top = self.catalogue.top_k_encoded(batch.take(full), length, **_of_users(masks, full))
-            index[full], scores[full], counts[full] = top.item_index, top.scores, top.counts
-            complete[full] = top.counts < length
-            differing(
-                full, was[full], previous.item_index, previous.scores, previous.counts, previous.k, self.moved, index,
-                scores, counts, k, differs,
-            )  # fmt: skip
+        place = np.full(len(ids), -1, np.int64)
+        place[found.others] = np.arange(len(found.others))
+        for part, encoded in ((full[place[full] >= 0], True), (full[place[full] < 0], False)):
+            if len(part):
+                batch = found.batch.take(place[part]) if encoded else tables.encode(part)
+                top = self.catalogue.top_k_encoded(batch, length, **_of_users(masks, part))
+                index[part], scores[part], counts[part] = top.item_index, top.scores, top.counts
+        complete[full] = counts[full] < length
+        differing(
+            full, was[full], previous.item_index, previous.scores, previous.counts, previous.k, self.moved, index,
+            scores, counts, k, differs,
+        )  # fmt: skip
         changed = snapshot.published(self.catalogue.item_ids, np.flatnonzero(differs & (counts > 0)))
         had_list = previous.user_ids.filter(pa.array(previous.counts > 0))
-        have_list = batch.ids.filter(pa.array(counts > 0))
+        have_list = ids.filter(pa.array(counts > 0))
         return DeltaRun(
             changed=changed,
             gone=had_list.filter(pa.array(_find(had_list, have_list) < 0)),
@@ -250,24 +258,32 @@ class DeltaScorer:
             exhausted=np.setdiff1d(full, plan.full, assume_unique=True),
         )
 
-    def _plan(
-        self, previous: Snapshot, batch: UserBatch, signatures: NDArray[np.uint64]
-    ) -> tuple[DeltaPlan, NDArray[np.int64]]:
-        """The plan, and int64[U]: where each user is in the snapshot, or -1."""
-        was = _find(batch.ids, previous.user_ids)
-        same = (was >= 0) & self.comparable
-        same[same] = previous.signatures[was[same]] == signatures[same]
+    def _compare(self, previous: Snapshot, tables: InputTables) -> _Comparison:
+        """Find out who changed: those whose values are others are encoded, and their signatures compared."""
+        was, digests = _find(tables.ids, previous.user_ids), tables.digests()
+        known = (was >= 0) & self.comparable
+        same = known.copy()
+        same[known] = previous.digests[was[known]] == digests[known]
+        others = np.flatnonzero(~same)
+        batch = tables.encode(others)
+        signatures = np.empty(len(was), np.uint64)
+        signatures[same] = previous.signatures[was[same]]
+        segments = None if tables.segments is None else np.asarray(tables.segments)[others]
+        signatures[others] = self.catalogue.user_signer.sign(batch, segments)
+        same = known
+        same[known] = previous.signatures[was[known]] == signatures[known]
         merged = same.copy()
         if not len(self.rows):
             loses = np.empty(len(previous), np.bool_)
             touched(previous.item_index, previous.counts, self.place, loses)
             merged[same] = loses[was[same]]
-        return DeltaPlan(*(np.flatnonzero(rows) for rows in (~same, merged, same & ~merged))), was
+        plan = DeltaPlan(*(np.flatnonzero(rows) for rows in (~same, merged, same & ~merged)))
+        return _Comparison(plan, was, digests, signatures, others, batch)
 
     def _merge(
         self,
         previous: Snapshot,
-        batch: UserBatch,
+        tables: InputTables,
         was: NDArray[np.int64],
         masks: dict[str, Any],
         out: Snapshot,
@@ -275,11 +291,11 @@ class DeltaScorer:
     ) -> None:
         """Write the lists of the users that were somewhere, from their old ones, and whether they differ."""
         changed = self.catalogue.order[self.rows]
-        few = batch.narrowed(self.rows, len(self.catalogue))
-        allowed, segment = self.catalogue.allowed_rows(self.eligible, masks.get("segments"), len(batch))
+        few = tables.encode_for(self.rows) if len(changed) else tables.encode(np.empty(0, np.int64))
+        allowed, segment = self.catalogue.allowed_rows(self.eligible, masks.get("segments"), len(was))
         allowed = np.ascontiguousarray(allowed[:, self.rows])
         segment = np.append(segment, np.zeros(LANES, np.int32))  # for the lanes of the last block
-        hides = len(allowed) > 0 or len(few.excluded.key) > 0
+        hides = len(changed) > 0 and (len(allowed) > 0 or len(few.excluded.key) > 0)
 
         def work(space: Workspace, first: int, last: int) -> None:
             block = self.narrowed.score(few, first, last, space) if len(changed) else space.score
@@ -292,18 +308,38 @@ class DeltaScorer:
                 previous.k, self.moved, differs,
             )  # fmt: skip
 
-        each_block(self.narrowed, len(batch), work, masks.get("threads"))
+        each_block(self.narrowed, len(was), work, masks.get("threads"))
 
 
-def _encode(
+@dataclass(frozen=True)
+class _Comparison:
+    """U users beside those of a snapshot.
+
+    Attributes:
+        plan: What is to be done.
+        was: int64[U], where each user is in the snapshot, or -1.
+        digests, signatures: uint64[U].
+        others: int64[n], ascending: users whose values are not those of the snapshot.
+        batch: They, encoded.
+    """
+
+    plan: DeltaPlan
+    was: NDArray[np.int64]
+    digests: NDArray[np.uint64]
+    signatures: NDArray[np.uint64]
+    others: NDArray[np.int64]
+    batch: UserBatch
+
+
+def _split(
     catalogue: BoundCatalogue, users: pa.Table, inputs: dict[str, Any]
-) -> tuple[UserBatch, dict[str, Any]]:
-    """Encoded users, and the arguments of :meth:`BoundCatalogue.top_k_encoded`."""
+) -> tuple[InputTables, dict[str, Any]]:
+    """The input tables, and the arguments of :meth:`BoundCatalogue.top_k_encoded`."""
     masks: dict[str, Any] = {
         name: inputs[name] for name in ("eligible", "segments", "threads") if name in inputs
     }
-    tables = {name: value for name, value in inputs.items() if name not in masks}
-    return catalogue.encode_users(users, threads=inputs.get("threads"), **tables), masks
+    tables = {name: value for name, value in inputs.items() if name != "eligible"}
+    return InputTables(catalogue, users, **tables), masks
 
 
 def _of_users(masks: dict[str, Any], users: NDArray[np.int64]) -> dict[str, Any]:

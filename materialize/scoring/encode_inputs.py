@@ -83,12 +83,13 @@ def encode_table(
     Raises:
         SchemaMismatchError: If a feature's column is missing or of a wrong type.
     """
-    features = [index for index, column in enumerate(schema.columns) if column.scope == scope]
+    # Columns that no test looks at need not be there.
+    features = [index for index in np.unique(codes.feature) if schema.columns[index].scope == scope]
     out = np.empty((len(rows), table.num_rows if order is None else len(order)), np.int16)
 
     def encode(index: int) -> None:
         column = schema.columns[index]
-        values = _read_column(column, column_of(table, column.name, str(scope)))
+        values = read_column(column, column_of(table, column.name, str(scope)))
         first, last = np.searchsorted(
             codes.feature[list(rows)], [index, index + 1]
         )  # rows are sorted by feature
@@ -105,7 +106,7 @@ def encode_table(
     return out
 
 
-def _read_column(column: FeatureColumn, values: pa.ChunkedArray) -> NDArray[np.float32]:
+def read_column(column: FeatureColumn, values: pa.ChunkedArray) -> NDArray[np.float32]:
     """What :meth:`FeatureColumn.encode` gives; the usual floats at the speed of memory."""
     if column.vocabulary is not None or values.type not in (pa.float32(), pa.float64()):
         with np.errstate(over="ignore"):  # beyond float32 is infinite, as for XGBoost
@@ -169,6 +170,16 @@ def positions(values: pa.Array | pa.ChunkedArray, known: pa.Array) -> NDArray[np
     return np.asarray(
         found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy()
     ).astype(np.int64)
+
+
+def positions_of_runs(values: pa.ChunkedArray, known: pa.Array) -> NDArray[np.int64]:
+    """:func:`positions` of values most of which equal their neighbour, such as users of sorted rows: sought run by run."""
+    found = []
+    for chunk in values.chunks:
+        runs = pc.run_end_encode(chunk)
+        lengths = np.diff(runs.run_ends.to_numpy(), prepend=0)
+        found.append(np.repeat(positions(runs.values, known), lengths))
+    return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
 def single(array: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -252,7 +263,7 @@ def encode_keyed(
 ) -> Entries:
     """Affinity or pair features: a table of ``user_id``, a group or ``item_id``, and the scope's features."""
     key_name = scope.group or ITEM_ID
-    user = positions(column_of(table, USER_ID, str(scope)), users)
+    user = positions_of_runs(column_of(table, USER_ID, str(scope)), users)
     column = column_of(table, key_name, str(scope))
     key = positions(pc.cast(column, keys.type) if scope.group else column, keys)
 

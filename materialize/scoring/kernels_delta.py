@@ -58,6 +58,14 @@ def sign_entries(salt, start, key, key_hash, codes, missing, signature):  # type
 
 
 @njit(cache=True, nogil=True)
+def sign_rows(user, key, row, signature):  # type: ignore[no-untyped-def]
+    """Mix ``row`` uint64[n] into ``signature`` uint64[U] of each row's user, in order; -1: a user or key of no account."""
+    for n in range(len(user)):
+        if user[n] >= 0 and key[n] >= 0:
+            signature[user[n]] = _mix(signature[user[n]], row[n])
+
+
+@njit(cache=True, nogil=True)
 def touched(item, count, place, out):  # type: ignore[no-untyped-def]
     """``out`` bool[V]: whether a list holds an item without a place; ``item`` int32[V, L], ``place`` int32."""
     for v in range(len(count)):

@@ -118,7 +118,7 @@ class UserSigner:
                 salt + 2,
                 entries.start,
                 entries.key,
-                self._groups[column],
+                self.groups[column],
                 entries.codes,
                 missing[rows],
                 signature,
@@ -126,7 +126,7 @@ class UserSigner:
         for salt, entries in enumerate((batch.pairs, batch.excluded)):
             rows = list(catalogue.layout.pair) if salt == 0 else []
             sign_entries(
-                salt, entries.start, entries.key, self._items, entries.codes, missing[rows], signature
+                salt, entries.start, entries.key, self.items, entries.codes, missing[rows], signature
             )
         if batch.latent is not None:
             sign_columns(np.ascontiguousarray(batch.latent.view(np.int32).T), signature)
@@ -135,11 +135,13 @@ class UserSigner:
         return signature
 
     @cached_property
-    def _items(self) -> NDArray[np.uint64]:
+    def items(self) -> NDArray[np.uint64]:
+        """By row of the catalogue: a stable hash of the item's id, at least as many as rows."""
         return _hashes(self.catalogue.item_ids)[self.catalogue.order]
 
     @cached_property
-    def _groups(self) -> dict[str, NDArray[np.uint64]]:
+    def groups(self) -> dict[str, NDArray[np.uint64]]:
+        """By group column: a stable hash of each group, and one more."""
         return {column: _hashes(values) for column, values in self.catalogue.groups.items()}
 
 

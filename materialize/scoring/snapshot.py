@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_KIND = "snapshot 1"
+_KIND = "snapshot 2"
 _SMALL = 2**16 - 1
 """Positions of fewer items are stored as 16 bits; the largest number says that there is no entry."""
 
@@ -32,7 +32,8 @@ class Snapshot:
     Attributes:
         items: Digest of the :class:`SignedItems` whose positions the lists hold.
         user_ids: Arrow array[U].
-        signatures: uint64[U].
+        digests: uint64[U], hashes of the users' values as they were.
+        signatures: uint64[U], of what the forest's tests make of them.
         item_index: int32[U, L], position in the catalogue; -1 beyond the count.
         scores: float32[U, L], margins; NaN beyond the count.
         counts: int32[U].
@@ -42,6 +43,7 @@ class Snapshot:
 
     items: str
     user_ids: pa.Array
+    digests: NDArray[np.uint64]
     signatures: NDArray[np.uint64]
     item_index: NDArray[np.int32]
     scores: NDArray[np.float32]
@@ -81,6 +83,7 @@ class Snapshot:
         table = pa.table(
             {
                 USER_ID: self.user_ids,
+                "digest": self.digests,
                 "signature": self.signatures,
                 "item": pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), length),
                 "score": pa.FixedSizeListArray.from_arrays(pa.array(self.scores.reshape(-1)), length),
@@ -107,6 +110,7 @@ class Snapshot:
         return cls(
             items=facts["items"],
             user_ids=single(table[USER_ID]),
+            digests=table["digest"].to_numpy(),
             signatures=table["signature"].to_numpy(),
             item_index=numbers.reshape(-1, length),
             scores=single(table["score"]).flatten().to_numpy().reshape(-1, length),

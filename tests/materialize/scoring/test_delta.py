@@ -131,6 +131,7 @@ def test_random_changes(
         done = delta.run(snapshot, users, k[step], reserve, **inputs)
         same_arrays(done.snapshot.published(catalogue.item_ids), full.published(catalogue.item_ids))
         np.testing.assert_array_equal(done.snapshot.signatures, full.signatures)
+        np.testing.assert_array_equal(done.snapshot.digests, full.digests)
         for ours, theirs in zip(vars(plan).values(), vars(done.plan).values(), strict=True):
             np.testing.assert_array_equal(ours, theirs)
         assert sorted(np.concatenate(list(vars(plan).values()))) == list(range(users.num_rows))

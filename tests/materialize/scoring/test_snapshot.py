@@ -33,7 +33,7 @@ def test_what_is_read_is_what_was_written(run: Any, tmp_path: Path, users: int, 
     _, _, _, snapshot = run
     index = snapshot.item_index[:users] + (70_000 * (snapshot.item_index[:users] >= 0) if large else 0)
     part = Snapshot(
-        "x", snapshot.user_ids.slice(0, users), snapshot.signatures[:users], index.astype(np.int32),
+        "x", snapshot.user_ids.slice(0, users), snapshot.digests[:users], snapshot.signatures[:users], index.astype(np.int32),
         snapshot.scores[:users], snapshot.counts[:users], snapshot.complete[:users], 5,
     )  # fmt: skip
     part.save(tmp_path / "folder" / "block.arrow", "g/0")
