@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import yaml
 
-from features.errors import NotFoundError, SettingsError
+from features.errors import NotFoundError, SettingsError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +83,7 @@ def apply_feature_repo(settings: FeastSettings, schema: FeatureSchema) -> None:
 
     Raises:
         SettingsError: If the store's address cannot be put into Feast's form, or two fields collide.
+        StorageError: If the registry's database cannot be used.
     """
     from features import feast_views as views_of  # noqa: PLC0415 - takes seconds
 
@@ -113,6 +114,7 @@ def point_service_at(settings: FeastSettings, view: str) -> None:
 
     Raises:
         NotFoundError: If the view is not registered.
+        StorageError: If the registry's database cannot be used.
     """
     from feast import FeatureService  # noqa: PLC0415 - takes seconds
     from feast.errors import FeatureViewNotFoundException  # noqa: PLC0415 - takes seconds
@@ -127,30 +129,32 @@ def point_service_at(settings: FeastSettings, view: str) -> None:
         store.apply([FeatureService(name=settings.model, features=[live])])
 
 
-def service_view(settings: FeastSettings) -> str | None:
-    """The view that the feature service names now; ``None`` before the first flip."""
-    from feast.errors import FeatureServiceNotFoundException  # noqa: PLC0415 - takes seconds
-
-    with open_feature_store(settings) as store:
-        try:
-            service = store.get_feature_service(settings.model)
-        except FeatureServiceNotFoundException:
-            return None
-        return str(service.feature_view_projections[0].name)
-
-
 @contextmanager
 def open_feature_store(settings: FeastSettings) -> Iterator[FeatureStore]:
-    """Open Feast on an up-to-date ``feature_store.yaml``; its database connections are closed afterwards."""
+    """Open Feast on an up-to-date ``feature_store.yaml``; its database connections are closed afterwards.
+
+    Raises:
+        StorageError: If the registry's database cannot be used, also in the ``with`` block.
+    """
     from feast import FeatureStore  # noqa: PLC0415 - takes seconds
+    from sqlalchemy import make_url  # noqa: PLC0415 - comes with Feast
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - comes with Feast
 
     folder = repo_path(settings)
     write_repo(settings)
-    store = FeatureStore(repo_path=str(folder))
     try:
-        yield store
-    finally:
-        close_store(store)
+        store = FeatureStore(repo_path=str(folder))
+        try:
+            yield store
+        finally:
+            close_store(store)
+    except SQLAlchemyError as error:
+        raise StorageError(
+            "Feast's registry cannot be used",
+            expected=f"a database at {make_url(settings.catalogue_url).render_as_string()}",
+            got=str(getattr(error, "orig", None) or error).partition("\n")[0],
+            fix="check that it runs, that PRESCORE_CATALOGUE__URL is right and the disk has space; then run again",
+        ) from error
 
 
 def close_store(store: FeatureStore) -> None:

