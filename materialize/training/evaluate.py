@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from features.schema import FeatureSchema
     from materialize.scoring import TopK
 
+LONGER = 200
+"""Length of a model's lists: what is measured, and what else might be lifted into it."""
+
 MOST_USERS = 10_000
 """More users than these are thinned out by their hash; the intervals say what that costs."""
 
@@ -118,7 +121,7 @@ class EvaluationTask:
         return without(self.positives, self.seen)
 
     def rank_model(self, booster: xgboost.Booster, schema: FeatureSchema) -> tuple[TopK, TopK]:
-        """The model's lists of the evaluated users, in their order: as served, and without what the user has seen."""
+        """The model's lists of the evaluated users, in their order: as served, and without what the user has seen; longer than what is measured."""
         catalogue = PairScorer.from_xgboost(booster, schema).bind(self.build.read_items())
         known = self.build.read_users(self.hashes)
         # Users who came after the build have no row: all their features are missing.
@@ -130,7 +133,7 @@ class EvaluationTask:
             pairs=self.build.read_pairs(self.hashes),
             exclude=self.space.decode(self.seen),
         )
-        depth = min(DEPTH, len(self.space.items))
+        depth = min(LONGER, len(self.space.items))
         new = catalogue.top_k_encoded(batch, depth)
         if self.exclude_seen:
             return new, new
@@ -165,6 +168,7 @@ class MethodQuality:
         new_items: On items that are new to the user, ranked without the others.
         fresh_items: As served, on items that nobody had more than 28 days before.
         top: The lists as served with their scores, of a model.
+        top_new: Likewise the lists without what the user has seen.
         log_odds: Whether those scores are log-odds.
     """
 
@@ -172,6 +176,7 @@ class MethodQuality:
     new_items: RankingQuality
     fresh_items: RankingQuality
     top: TopK | None = None
+    top_new: TopK | None = None
     log_odds: bool = False
 
     @classmethod
@@ -219,9 +224,10 @@ def _part(quality: RankingQuality, seed: int) -> dict[str, Any]:
 def evaluate_model(task: EvaluationTask, booster: xgboost.Booster, schema: FeatureSchema) -> MethodQuality:
     """Quality of a model."""
     top, new = task.rank_model(booster, schema)
-    quality = MethodQuality.of(task, top.item_index.astype(np.int64), new.item_index.astype(np.int64))
+    ranked, ranked_new = (found.item_index[:, :DEPTH].astype(np.int64) for found in (top, new))
+    quality = MethodQuality.of(task, ranked, ranked_new)
     objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
-    return replace(quality, top=top, log_odds=objective == "binary:logistic")
+    return replace(quality, top=top, top_new=new, log_odds=objective == "binary:logistic")
 
 
 def evaluate_baseline(task: EvaluationTask, baseline: Baseline) -> MethodQuality:

@@ -50,6 +50,10 @@ class RankingQuality:
         """Interval of the mean difference to another method on the same users (paired)."""
         return _intervals((self.per_user[measure] - other.per_user[measure])[None], seed, percent)[0]
 
+    def resampled_gain(self, other: RankingQuality, measure: str, seed: int) -> NDArray[np.float64]:
+        """Mean differences to another method over resampled users: float64[:data:`RESAMPLES`]."""
+        return _resampled((self.per_user[measure] - other.per_user[measure])[None], seed)[:, 0]
+
 
 def measure(
     ranked: NDArray[np.int64], positives: NDArray[np.int64], shares: NDArray[np.float64]
@@ -92,10 +96,15 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 def _intervals(values: NDArray[np.float64], seed: int, percent: float = 95.0) -> list[list[float]]:
     """Of each row [measures, users]; a user who lacks one measure is left out of all."""
+    around = [50 - percent / 2, 50 + percent / 2]
+    bounds: list[list[float]] = np.percentile(_resampled(values, seed), around, axis=0).T.tolist()
+    return bounds
+
+
+def _resampled(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Means of each row over resampled users: float64[resamples, measures]; 0 where there is no user."""
     known = values[:, ~np.isnan(values).any(axis=0)].T
     if not len(known):
-        return [[0.0, 0.0]] * len(values)
+        return np.zeros((RESAMPLES, len(values)))
     rng = np.random.default_rng(seed)
-    means = [known[rng.integers(0, len(known), len(known))].mean(axis=0) for _ in range(RESAMPLES)]
-    bounds: list[list[float]] = np.percentile(means, [50 - percent / 2, 50 + percent / 2], axis=0).T.tolist()
-    return bounds
+    return np.array([known[rng.integers(0, len(known), len(known))].mean(axis=0) for _ in range(RESAMPLES)])

@@ -87,7 +87,7 @@ decide; the last of them is the one above. NDCG@10, the best of each column in b
 {% endfor %}{% endfor %}</tr>
 {% endfor %}
 </table>
-<ul>{% for choice in choices if choice.name in ("nearness", "stand_in", "new_items") %}<li>{{ decided[choice.name] }}: {{ choice.value }}
+<ul>{% for choice in choices if choice.name in ("lift", "stand_in", "new_items") %}<li>{{ decided[choice.name] }}: {{ choice.value }}
 ({{ choice.reason }})</li>{% endfor %}</ul>
 {% endif %}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from materialize.training.metrics import DEPTH
 from materialize.training.pair_codes import contains
 
 if TYPE_CHECKING:
@@ -32,10 +33,11 @@ def score_facts(task: EvaluationTask, top: TopK, *, probabilities: bool) -> dict
         ``calibration``, if margins are log-odds: per tenth of the listed pairs ``predicted`` (mean
         probability), ``happened`` (share), ``pairs``; empty otherwise.
     """
-    listed = top.item_index >= 0
+    index = top.item_index[:, :DEPTH]
+    listed = index >= 0
     rows = np.arange(len(listed))[:, None] * len(task.space.items)
-    hits = contains(task.wanted(), (rows + np.maximum(top.item_index, 0))[listed])
-    scores = top.scores[listed].astype(np.float64)
+    hits = contains(task.wanted(), (rows + np.maximum(index, 0))[listed])
+    scores = top.scores[:, :DEPTH][listed].astype(np.float64)
     if not len(scores):
         return {"distribution": {"edges": [], "hits": [], "misses": []}, "calibration": []}
     edges = np.linspace(scores.min(), scores.max() + 1e-6, BARS + 1)

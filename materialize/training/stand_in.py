@@ -16,9 +16,8 @@ import xgboost
 from features.definitions.pair_totals import label
 from features.schema import ITEM_ID
 from materialize.training.choices import Choice
-from materialize.training.evaluate import evaluate_model
 from materialize.training.history import HALF_LIFE_DAYS, RECENT_DAYS
-from materialize.training.past_windows import best_baseline
+from materialize.training.past_windows import best_baseline, mean_ndcg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,16 +85,12 @@ def forest_or_stand_in(
     if not best.wins:
         return keep(f"no baseline ranks better than the forest: {fact}")
     booster = trees_of(best.name, windows[-1].task, schema, settings)
-    qualities = [evaluate_model(window.task, booster, schema) for window in windows]
-    gains = [
-        quality.served.per_user["ndcg@10"] - window.methods["model"].served.per_user["ndcg@10"]
-        for quality, window in zip(qualities, windows, strict=True)
-    ]
-    as_trees = float(np.nanmean(np.concatenate(gains)))
+    tried = [window.ranked_by(booster, schema) for window in windows]
+    as_trees = mean_ndcg(tried, "model", "served") - mean_ndcg(windows, "model", "served")
     if as_trees <= 0:
         return keep(f"{fact}, but not as trees: {as_trees:+.4f}")
     beaten = windows[-1].methods
-    methods = {**beaten, "model": qualities[-1], "forest": beaten["model"]}
+    methods = {**tried[-1].methods, "forest": beaten["model"]}
     return Published(booster, methods, Choice("stand_in", best.name, f"{fact}, as trees {as_trees:+.4f}"))
 
 
@@ -119,11 +114,10 @@ def trees_of(
         schema: Columns of the booster.
         settings: Windows and half-lives, which name the columns.
     """
-    recent = f"item_event_share_{label(min(settings.windows_days, key=lambda days: abs(days - RECENT_DAYS)))}"
     decayed = (
         f"pair_decayed_{label(min(settings.half_lives_days, key=lambda days: abs(days - HALF_LIFE_DAYS)))}"
     )
-    popular = "item_user_share" if name == "popularity" else recent
+    popular = "item_user_share" if name == "popularity" else recent_share(settings)
     items = task.build.read_items([ITEM_ID, popular])
     shares = np.nan_to_num(items[popular].to_numpy().astype(np.float64))
     values = {popular: shares}
@@ -141,6 +135,12 @@ def trees_of(
         placed = np.where(scores > 0, 2 + 3 * np.sqrt(np.abs(scores) / largest), scores / largest - 1)
         wanted = np.concatenate([wanted, placed])
     return xgboost.train(FIT, input_matrix(values, wanted, schema), 30)
+
+
+def recent_share(settings: FeatureSettings) -> str:
+    """The feature that tells recent popularity."""
+    days = min(settings.windows_days, key=lambda days: abs(days - RECENT_DAYS))
+    return f"item_event_share_{label(days)}"
 
 
 def input_matrix(

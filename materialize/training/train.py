@@ -34,7 +34,7 @@ from materialize.training.label_windows import (
     WindowPlan,
     plan_windows,
 )
-from materialize.training.nearness import lifted
+from materialize.training.lifts import lifted
 from materialize.training.past_windows import MeasuredWindow
 from materialize.training.read_rows import DISK, choose_place, read_rows
 from materialize.training.score_facts import gain_by_scope
@@ -186,10 +186,10 @@ def _choose_model(
         schema: Their columns.
     """
     windows = [MeasuredWindow.of(task, forest, schema) for task, forest in ranked]
-    windows, forest, nearness = lifted(windows, [forest for _, forest in ranked], schema)
+    windows, forest, lift = lifted(windows, [forest for _, forest in ranked], schema, settings.features)
     seed = settings.training.seed
     published = forest_or_stand_in(windows, forest, schema, settings.features, seed)
-    return windows, published, [nearness, published.choice, new_items_choice(windows, seed)]
+    return windows, published, [lift, published.choice, new_items_choice(windows, seed)]
 
 
 def _lineage(

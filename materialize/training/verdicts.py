@@ -25,7 +25,7 @@ METHODS = {
 """What each method does."""
 
 DECIDED = {
-    "nearness": "New items are lifted by nearness, with weight",
+    "lift": "New items are lifted by",
     "stand_in": "A baseline stands in for the forest",
     "new_items": "Ranks new items best",
 }

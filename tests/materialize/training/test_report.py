@@ -43,7 +43,7 @@ def test_the_page_stands_alone_and_holds_every_method(bundle: ModelBundle) -> No
         assert f"{method['ndcg@10']:.4f}" in text
         assert re.search(rf">{name}</td>", text)
     assert "What several windows say" in text
-    for choice in ("nearness", "stand_in", "new_items"):
+    for choice in ("lift", "stand_in", "new_items"):
         assert DECIDED[choice] in text
     for window in bundle.metrics["validation"]:
         assert f"<b>{max(window['new_items'].values()):.4f}</b>" in text

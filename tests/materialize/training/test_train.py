@@ -56,7 +56,7 @@ def test_the_bundle_says_what_was_measured(bundle: ModelBundle) -> None:
     assert metrics["exclude_seen"]["value"] is bundle.exclude_seen is False
     assert metrics["window"]["end"] == CUTOFF.isoformat()
     choices = {choice["name"]: choice["value"] for choice in metrics["choices"]}
-    if (choices["stand_in"], choices["nearness"]) == ("none", 0):
+    if (choices["stand_in"], choices["lift"]) == ("none", "none"):
         assert metrics["training"]["rounds"] == bundle.booster().num_boosted_rounds()
     assert choices["new_items"] in {"forest", *methods}
     older, newest = metrics["validation"]

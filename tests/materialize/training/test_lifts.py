@@ -1,4 +1,4 @@
-"""Trees that lift what is near."""
+"""Trees that lift what is near or popular."""
 
 import numpy as np
 import pyarrow.compute as pc
@@ -6,8 +6,9 @@ import pytest
 import xgboost
 
 from features.training_set import training_matrix
+from materialize.settings import Settings
 from materialize.training.evaluate import EvaluationTask
-from materialize.training.nearness import WEIGHT, joined, lift, lifted
+from materialize.training.lifts import joined, lifted, near, popular, with_lifts
 from materialize.training.past_windows import MeasuredWindow
 
 
@@ -40,24 +41,28 @@ def test_joined_boosters_add_up(forest: xgboost.Booster, task: EvaluationTask) -
     assert both.num_boosted_rounds() == 9
 
 
-def test_new_pairs_are_lifted_by_nearness_and_others_stay(
-    forest: xgboost.Booster, task: EvaluationTask
-) -> None:
-    pairs = task.build.read_pairs()
-    rows = pairs.select(["user_id", "item_id", "event_timestamp"])
-    values = training_matrix(rows, [task.build])
-    difference = margins(lift(forest, task.build, task.build.schema, 2.0), values) - margins(forest, values)
+def test_new_pairs_gain_and_others_stay(forest: xgboost.Booster, task: EvaluationTask) -> None:
+    build, schema = task.build, task.build.schema
+    pairs = build.read_pairs()
+    values = training_matrix(pairs.select(["user_id", "item_id", "event_timestamp"]), [build])
     new = pc.is_null(pairs["pair_events"]).to_numpy(zero_copy_only=False)
+    lifts = [near(build, "pair_ease", 2.0), popular(build, "item_user_share", 0.5)]
+    difference = margins(with_lifts(forest, lifts, build, schema), values) - margins(forest, values)
     assert difference[~new] == pytest.approx(0, abs=0.02)
-    near = pairs["pair_ease"].to_numpy()[new]
-    low, high = np.quantile(near, [0.1, 0.95])
-    assert difference[new][near >= high].mean() > difference[new][near <= low].mean() + 0.5
+    wanted = [lift.gains(values[new, schema.names.index(lift.column)].astype(float)) for lift in lifts]
+    assert difference[new] == pytest.approx(np.sum(wanted, axis=0), abs=0.1)
+    assert lifts[0].gains(np.array([0.0]))[0] < lifts[0].gains(np.array([lifts[0].unit]))[0]
 
 
-def test_the_windows_decide_whether(forest: xgboost.Booster, task: EvaluationTask) -> None:
+def test_the_windows_decide_whether(
+    forest: xgboost.Booster, task: EvaluationTask, settings: Settings
+) -> None:
+    """This forest knows no new item from another, so that any order is better than none."""
     window = MeasuredWindow.of(task, forest, task.build.schema)
-    (found,), booster, choice = lifted([window], [forest], task.build.schema)
-    assert choice.value in {0.0, WEIGHT}
+    (found,), booster, choice = lifted([window], [forest], task.build.schema, settings.features)
+    assert choice.value != "none"
+    assert booster is not forest
     before, after = (w.methods["model"].new_items.means()["ndcg@10"] for w in (window, found))
-    assert (choice.value > 0) == (booster is not forest) == (found.methods is not window.methods)
-    assert after > before if choice.value else after == before
+    assert after > before
+    (again,), _, twice = lifted([found], [booster], task.build.schema, settings.features)
+    assert (twice.value == "none") == (again.methods is found.methods)
