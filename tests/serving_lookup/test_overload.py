@@ -8,7 +8,7 @@ import psutil  # type: ignore[import-untyped]  # it has no stubs
 
 from materialize.cli.bench_lookup_load import Load, measure
 from tests.serving_lookup.published_world import MODEL, start_service, wait_until
-from tests.serving_lookup.store_proxy import StoreProxy
+from tests.store_proxy import StoreProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

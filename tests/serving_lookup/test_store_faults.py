@@ -16,7 +16,7 @@ from tests.serving_lookup.published_world import (
     start_service,
     wait_until,
 )
-from tests.serving_lookup.store_proxy import StoreProxy
+from tests.store_proxy import StoreProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

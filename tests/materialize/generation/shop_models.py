@@ -191,21 +191,29 @@ class World:
         }
 
 
-class AtFirstBlock(NoProgress):
-    """Does something once the first block is done."""
+class AtStep(NoProgress):
+    """Does something once, at the first step whose name begins so: ``<stage>: begin`` or ``<stage>: step``."""
 
-    def __init__(self, action: Callable[[], object]) -> None:
-        self._action: Callable[[], object] | None = action
-        self._stage = ""
+    def __init__(self, name: str, action: Callable[[], object]) -> None:
+        self._name, self._action = name, action
+        self._stage, self.done = "", False
+
+    def _step(self, name: str) -> None:
+        if not self.done and name.startswith(self._name):
+            self.done = True
+            self._action()
 
     def start(self, stage: str, total: int | None = None) -> None:
         super().start(stage, total)
         self._stage = stage
+        self._step(f"{stage}: begin")
 
     def advance(self, n: int = 1) -> None:
-        if n and self._stage.startswith("score") and self._action:
-            action, self._action = self._action, None
-            action()
+        if n:
+            self._step(f"{self._stage}: step")
+
+
+FIRST_BLOCK = "score every user against every item: step"
 
 
 class Saved:

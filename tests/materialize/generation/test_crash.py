@@ -18,7 +18,7 @@ from features.errors import StoreError
 from materialize.generation.flip import finish_interrupted_flip
 from materialize.settings import load_settings
 from tests.materialize.generation.publisher import numbered
-from tests.materialize.generation.shop_models import AtFirstBlock, Saved, World
+from tests.materialize.generation.shop_models import FIRST_BLOCK, AtStep, Saved, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,7 +144,7 @@ def test_a_killed_worker_costs_only_its_blocks(world: World, client: Client) -> 
     (pid,) = client.run(os.getpid).values()
     # A newer client in the same process must not matter.
     with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as newer, Client(newer):
-        killed = world.publish(client, progress=AtFirstBlock(lambda: os.kill(pid, signal.SIGKILL)))
+        killed = world.publish(client, progress=AtStep(FIRST_BLOCK, lambda: os.kill(pid, signal.SIGKILL)))
     disturbed = world.served()
     assert {row[2] for row in disturbed.values()} == {killed.id}
     assert len(disturbed) == killed.users
@@ -153,7 +153,7 @@ def test_a_killed_worker_costs_only_its_blocks(world: World, client: Client) -> 
 def test_a_store_that_comes_back_empty_is_loaded_again(
     world: World, client: Client, valkey: ValkeyServer
 ) -> None:
-    lost = world.publish(client, progress=AtFirstBlock(lambda: valkey.client().flushall()))
+    lost = world.publish(client, progress=AtStep(FIRST_BLOCK, lambda: valkey.client().flushall()))
     assert len(world.served()) == lost.users
     assert {row[2] for row in world.served().values()} == {lost.id}
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import resource
 import shutil
-import socket
-import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +18,8 @@ from materialize.embedded import free_port
 from materialize.progress import NoProgress
 from materialize.publish.scored_tables import ScoredTables
 from materialize.publish.sql import read
-from tests.materialize.generation.shop_models import AtFirstBlock, World
+from tests.materialize.generation.shop_models import FIRST_BLOCK, AtStep, World
+from tests.store_proxy import StoreProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,67 +32,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(300)
 
 
-class Proxy:
-    """A way to a server that can be cut, led elsewhere, or left without an answer."""
-
-    def __init__(self, port: int) -> None:
-        self.target, self._stalled = port, threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def stall(self) -> None:
-        """Accept everything and answer nothing."""
-        self._stalled.set()
-
-    def lead_to(self, port: int) -> None:
-        """End all connections; new ones go to this port, and are answered."""
-        self.target = port
-        self._stalled.clear()
-        self.cut()
-
-    def cut(self) -> None:
-        """End all connections."""
-        while self._open:
-            with contextlib.suppress(OSError):
-                self._open.pop().shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._listener.close()
-        self.cut()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                try:
-                    server = socket.create_connection(("127.0.0.1", self.target))
-                except OSError:
-                    client.close()
-                    continue
-                self._open += [client, server]
-                for one, other in ((client, server), (server, client)):
-                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
-
-    def _carry(self, one: socket.socket, other: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := one.recv(1 << 16):
-                while self._stalled.is_set():
-                    time.sleep(0.01)
-                other.sendall(data)
-        for end in (one, other):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-
 @dataclass
 class Pair:
     """A primary with a replica behind a proxy, and the shop that is published through it."""
 
     world: World
-    proxy: Proxy
+    proxy: StoreProxy
     primary: ValkeyServer
     replica: ValkeyServer
     folder: Path
@@ -142,13 +85,12 @@ def pair(built_shop: tuple[Path, Settings], world: World, tmp_path: Path) -> Ite
     """The shop's settings with a store of its own, which gives up after a second."""
     primary = serve(None, tmp_path / "primary")
     replica = serve(None, tmp_path / "replica", replicaof=f"127.0.0.1 {primary.port}")
-    proxy = Proxy(primary.port)
-    url = SecretStr(f"redis://127.0.0.1:{proxy.port}")
-    store = world.settings.store.model_copy(update={"url": url, "timeout_seconds": 1.0})
-    behind = World(world.settings.model_copy(update={"store": store}))
-    opened = Pair(behind, proxy, primary, replica, tmp_path / "primary")
-    yield opened
-    proxy.close()
+    with StoreProxy(primary.port) as proxy:
+        url = SecretStr(f"redis://127.0.0.1:{proxy.port}")
+        store = world.settings.store.model_copy(update={"url": url, "timeout_seconds": 1.0})
+        behind = World(world.settings.model_copy(update={"store": store}))
+        opened = Pair(behind, proxy, primary, replica, tmp_path / "primary")
+        yield opened
     for server in (opened.primary, opened.replica):
         kill(server)
 
@@ -175,8 +117,11 @@ def test_faults_of_the_store_change_nothing_and_are_named(pair: Pair, client: Cl
             direct.config_set("requirepass", "")
         pair.proxy.cut()
 
+    def stall() -> None:
+        pair.proxy.silent = True
+
     faults: list[tuple[str, Callable[[], None], Callable[[], None]]] = [
-        ("does not answer", pair.proxy.stall, lambda: pair.proxy.lead_to(pair.primary.port)),
+        ("does not answer", stall, lambda: pair.proxy.lead_to(pair.primary.port)),
         (
             "read-only",
             lambda: pair.proxy.lead_to(pair.replica.port),
@@ -185,8 +130,8 @@ def test_faults_of_the_store_change_nothing_and_are_named(pair: Pair, client: Cl
         ("password", lock, unlock),
     ]
     for number, (message, fault, heal) in enumerate(faults):
-        progress: NoProgress = AtFirstBlock(fault)
-        if fault != pair.proxy.stall:  # a connection that is cut in the middle would be another fault
+        progress: NoProgress = AtStep(FIRST_BLOCK, fault)
+        if fault != stall:  # a connection that is cut in the middle would be another fault
             fault()
             progress = NoProgress()
         with pytest.raises(StoreError, match=message):
@@ -199,29 +144,58 @@ def test_faults_of_the_store_change_nothing_and_are_named(pair: Pair, client: Cl
     assert world.catalogue.generation(first.id).state == "retired"
 
 
-def test_a_store_that_restarts_or_fails_over_is_published_into_by_a_retry(pair: Pair, client: Client) -> None:
+POINTS = (
+    FIRST_BLOCK,
+    "verify the store: begin",
+    "commit the scored table: begin",
+    "measure the gates: begin",
+    "flip: begin",
+    "flip: step",
+)
+"""From the first write to the flip; at the last one the catalogue has flipped and the pointer has not."""
+
+
+@pytest.mark.slow
+def test_a_store_killed_anywhere_between_first_write_and_flip(pair: Pair, client: Client) -> None:
+    """By turns restarted with its data and restarted empty, and once failed over to its replica."""
     world = pair.world
     world.publish(client, seed=2)
     wanted = lists(world)
     world.publish(client)
 
     def fail_over() -> None:
+        pair.catch_up()
+        kill(pair.primary)
         with contextlib.closing(pair.replica.client()) as replica:
             replica.replicaof("NO", "ONE")
-        kill(pair.primary)
         pair.proxy.lead_to(pair.replica.port)
 
-    # With its data, then empty, then as a replica that was promoted.
-    for number, fault in enumerate(
-        (lambda: pair.restart(empty=False), lambda: pair.restart(empty=True), fail_over)
-    ):
-        if number == 2:
-            pair.catch_up()
+    def fail_back() -> None:
+        pair.primary, pair.replica = pair.replica, serve(None, pair.folder.with_name("next"))
+        pair.folder = pair.folder.with_name("replica")
+        with contextlib.closing(pair.replica.client()) as replica:
+            replica.replicaof("127.0.0.1", str(pair.primary.port))
+
+    for number, point in enumerate(POINTS):
+        faults = [lambda: pair.restart(empty=False), lambda: pair.restart(empty=True)]
+        fault = faults[number % 2] if number != 3 else fail_over
+        served = world.served()
+
+        def strike(fault: Callable[[], None] = fault, served: dict[int, Any] = served) -> None:
+            fault()
+            # Whatever the store still holds is whole, and it is the old generation's.
+            assert world.pointer() is None or world.served() == served
+
+        progress = AtStep(point, strike)
         with contextlib.suppress(StoreError):  # a run may live through it
-            world.publish(client, seed=2, k=5 + number, progress=AtFirstBlock(fault))
-        made = world.publish(client, seed=2, k=5 + number)
+            world.publish(client, seed=2, k=12 + number, full=True, progress=progress)
+        assert progress.done, point
+        made = world.publish(client, seed=2, k=12 + number, full=True)
         assert made.state == "live"
-        assert {u: (i[: 5 + number], s[: 5 + number]) for u, (i, s) in wanted.items()} == lists(world)
+        expected = {u: (i[: 12 + number], s[: 12 + number]) for u, (i, s) in wanted.items()}
+        assert lists(world) == expected, point
+        if fault == fail_over:
+            fail_back()
 
 
 def test_a_disk_that_fills_up_in_a_scored_file_leaves_what_was_and_no_orphan(

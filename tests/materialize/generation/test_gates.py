@@ -16,7 +16,7 @@ from materialize.generation.gates import (
     override,
     refuse_failed,
 )
-from materialize.generation.measures import ListMeasures
+from materialize.generation.measures import NO_SAMPLES, ListMeasures
 from materialize.generation.offline_metrics import OfflineMetrics, read_offline_metrics
 from materialize.generation.records import GateResult, Generation
 from materialize.settings import GateSettings
@@ -36,6 +36,7 @@ GOOD = ListMeasures(
     compared_users=50,
     score_shift=0.1,
     churn=0.4,
+    samples=NO_SAMPLES,
 )
 NOT_EVALUATED = OfflineMetrics(None)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from features.errors import StorageError
 from materialize.generation.compared_lists import ComparedLists
-from materialize.generation.measures import ks_distance, list_samples, measure_lists
+from materialize.generation.measures import ks_distance, measure_lists
 from materialize.publish.scored_tables import write_block_file
 
 if TYPE_CHECKING:
@@ -105,9 +105,8 @@ def test_a_delta_is_measured_on_what_changed_in_proportion_to_all(tmp_path: Path
     assert (found.rows, found.users, found.bad_scores, found.compared_users) == (4, 4, 0, 1)
     assert found.churn == 0.25  # half of one list of the two that changed, of four
     assert found.concentration == 1.0
-    samples = list_samples(lists)
-    assert sorted(samples.live_scores.tolist()) == [0.5, 1.0, 1.0]
-    assert samples.top_items == [(10, 0.75), (12, 0.25), (15, 0.25)]
+    assert sorted(found.samples.live_scores.tolist()) == [0.5, 1.0, 1.0]
+    assert found.samples.top_items == [(10, 0.75), (12, 0.25), (15, 0.25)]
 
 
 def test_no_list_at_all_is_no_user() -> None:

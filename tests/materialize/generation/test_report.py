@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from features.feature_build import FeatureBuild
+from materialize.generation.compared_lists import ComparedLists
 from materialize.generation.gates import GATES
+from materialize.generation.measures import measure_lists
 from materialize.generation.report import REPORT, write_report
 from tests.materialize.generation.shop_models import open_build
 
@@ -69,6 +71,9 @@ def test_a_title_is_text_and_nothing_else(
 
     ids = build.read_items(["item_id"])["item_id"]
     monkeypatch.setattr(FeatureBuild, "read_items", hostile)
-    page = write_report(world.settings, world.catalogue, generation, None, build).read_text(encoding="utf-8")
+    lists = ComparedLists.of(world.catalogue, generation, None)
+    samples = measure_lists(lists).samples
+    path = write_report(world.settings, world.catalogue, generation, None, build, lists, samples)
+    page = path.read_text(encoding="utf-8")
     assert "<script>" not in page
     assert "&lt;script&gt;" in page

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 
 from features.errors import CallerError, ConflictError, GateRejectedError, SchemaMismatchError
 from features.schema import FeatureSchema
 from materialize.generation import run
 from materialize.generation.run import check_fit
+from materialize.generation.tables import FENCE
 from materialize.publish.lookup_artifact import LookupArtifact
 from materialize.publish.scored_tables import ScoredTables
 from materialize.publish.sql import read
 from materialize.scoring import PairScorer
-from tests.materialize.generation.shop_models import open_build, random_bundle
+from tests.materialize.generation.shop_models import FIRST_BLOCK, AtStep, open_build, random_bundle
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -215,13 +217,32 @@ def test_an_unknown_or_silent_override_is_refused(world: World, client: Client) 
         world.publish(client, overrides={"churn": " "})
 
 
-def test_two_publishers_at_once_one_is_told_of_the_other(world: World, client: Client) -> None:
-    with (
-        world.catalogue.hold_fence("picks", "the night run"),
-        pytest.raises(ConflictError, match="the night run"),
-    ):
-        world.publish(client)
-    assert world.publish(client).state == "live"
+def test_of_two_publishers_at_once_the_second_is_told_of_the_first(world: World, client: Client) -> None:
+    def try_too() -> None:
+        with pytest.raises(ConflictError, match=r"published by .* in process \d+"):
+            world.publish(client, seed=2)
+
+    made = world.publish(client, progress=AtStep(FIRST_BLOCK, try_too))
+    assert made.state == "live"
+    assert {row[2] for row in world.served().values()} == {made.id}
+
+
+def test_a_publisher_that_slept_through_its_lease_changes_nothing(world: World, client: Client) -> None:
+    world.publish(client)
+    newer: list[tuple[str, object]] = []
+
+    def overtake() -> None:
+        engine = sa.create_engine(world.settings.catalogue_url)
+        with engine.begin() as connection:
+            connection.execute(sa.update(FENCE).values(lease_until=dt.datetime(2024, 1, 1, tzinfo=dt.UTC)))
+        engine.dispose()
+        newer.append((world.publish(client, seed=2).id, world.served()))
+
+    with pytest.raises(ConflictError, match="has lost"):
+        world.publish(client, seed=3, progress=AtStep(FIRST_BLOCK, overtake))
+    live = world.catalogue.live_generation("picks")
+    assert live is not None
+    assert [(live.id, world.served())] == newer
 
 
 def test_retention_keeps_the_live_generation_and_its_predecessors(world: World, client: Client) -> None:

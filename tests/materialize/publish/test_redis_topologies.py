@@ -27,7 +27,7 @@ from materialize.publish.feast_block import encode_column, encode_timestamps, en
 from materialize.publish.feast_format import decode_value, entity_key, field_hash
 from materialize.publish.published_lists import lists_table
 from materialize.publish.redis_loader import RedisLoader
-from tests.materialize.publish.conftest import Proxy
+from tests.store_proxy import StoreProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -233,15 +233,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSL
 
 
 @pytest.fixture
-def tls_proxy(store_url: str, certificate: tuple[Path, ssl.SSLContext]) -> Iterator[Proxy]:
+def tls_proxy(store_url: str, certificate: tuple[Path, ssl.SSLContext]) -> Iterator[StoreProxy]:
     """Ends TLS in front of the store, whose binary has none."""
-    proxy = Proxy(int(store_url.rpartition(":")[2]), certificate[1])
-    yield proxy
-    proxy.close()
+    with StoreProxy(int(store_url.rpartition(":")[2]), certificate[1]) as proxy:
+        yield proxy
 
 
 def test_tls_with_an_acl_user(
-    tls_proxy: Proxy, client: Any, certificate: tuple[Path, ssl.SSLContext]
+    tls_proxy: StoreProxy, client: Any, certificate: tuple[Path, ssl.SSLContext]
 ) -> None:
     client.execute_command("ACL SETUSER", "loader", "on", ">s3cret", "~*", "+@all", "-@admin")
     url = f"rediss://loader:s3cret@127.0.0.1:{tls_proxy.port}?ssl_ca_certs={certificate[0]}"
@@ -254,7 +253,7 @@ def test_tls_with_an_acl_user(
     assert client.dbsize() == USERS
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(tls_proxy: Proxy) -> None:
+def test_a_certificate_that_nobody_vouches_for_is_refused(tls_proxy: StoreProxy) -> None:
     with pytest.raises(StoreError, match="certificate that is not trusted"):
         RedisLoader(f"rediss://127.0.0.1:{tls_proxy.port}", "shop")
 
