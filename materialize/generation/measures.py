@@ -32,77 +32,6 @@ _CHURN = """
 
 
 @dataclass(frozen=True)
-class ListMeasures:
-    """What the gates look at.
-
-    Attributes:
-        rows: Rows in the files.
-        users: Users with a list.
-        bad_scores: Scores that are NaN or infinite.
-        constant_lists: Share of sampled lists of several items whose scores are all the same.
-        concentration: Share of all top-10 places that the 10 commonest items take.
-        compared_users: Sampled users with a list in both generations.
-        score_shift: Kolmogorov-Smirnov distance of the scores to the live generation's; ``None``: no live one.
-        churn: Mean share of a list that is not in the user's live list; ``None``: no user has both.
-    """
-
-    rows: int
-    users: int
-    bad_scores: int
-    constant_lists: float
-    concentration: float
-    compared_users: int
-    score_shift: float | None
-    churn: float | None
-
-
-def measure_lists(lists: ComparedLists) -> ListMeasures:
-    """Measure a generation.
-
-    Raises:
-        StorageError: If a file cannot be read.
-    """
-    if not lists.files[0]:  # every user's list is empty, or none has changed
-        compared = lists.lists if lists.has_live else 0
-        nothing = 0.0 if compared else None
-        return ListMeasures(0, lists.lists, 0, 0.0, 0.0, compared, nothing, nothing)
-    with lists.open() as database:
-        counted = database.execute(
-            "SELECT (SELECT count(*) FROM written), count(*) FILTER (rank = 1), count(*) FILTER (NOT isfinite(score)) FROM new"
-        ).fetchone() or (0, 0, 0)
-        constant = database.execute(
-            "SELECT avg(CAST(low = high AS INT)) FROM (SELECT min(score) AS low, max(score) AS high "
-            "FROM new_sample GROUP BY user_id HAVING count(*) > 1)"
-        ).fetchone()
-        concentration = database.execute(
-            "WITH places AS (SELECT count(*) AS n FROM resolved WHERE rank <= $top GROUP BY item_id) "
-            "SELECT sum(n) FILTER (place <= $top) / sum(n) "
-            "FROM (SELECT n, row_number() OVER (ORDER BY n DESC) AS place FROM places)",
-            {"top": TOP},
-        ).fetchone()
-        compared, shift, churn = 0, None, None
-        if lists.has_live:
-            changed = _churn(database, lists.k)
-            compared, churn = len(changed), float(np.sort(changed).mean()) if len(changed) else None
-            shift = ks_distance(_scores(database, "new", lists.k), _scores(database, "old", lists.k))
-    if lists.is_delta and lists.has_live:
-        share = min(1.0, int(counted[1]) / max(lists.lists, 1))
-        shift = share * shift if compared and shift is not None else 0.0
-        churn = share * churn if churn is not None else 0.0
-        compared = compared or lists.lists
-    return ListMeasures(
-        rows=int(counted[0]),
-        users=lists.lists if lists.is_delta else int(counted[1]),
-        bad_scores=int(counted[2]),
-        constant_lists=_number(constant),
-        concentration=_number(concentration),
-        compared_users=compared,
-        score_shift=shift,
-        churn=churn,
-    )
-
-
-@dataclass(frozen=True)
 class ListSamples:
     """What the report draws.
 
@@ -120,27 +49,91 @@ class ListSamples:
     top_items: list[tuple[int | str, float]]
 
 
-def list_samples(lists: ComparedLists) -> ListSamples:
-    """Sample the lists of a generation and of the live one; of a delta, the changed ones and what they were.
+NO_SAMPLES = ListSamples(np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros(0), [], [])
+
+
+@dataclass(frozen=True)
+class ListMeasures:
+    """What the gates look at.
+
+    Attributes:
+        rows: Rows in the files.
+        users: Users with a list.
+        bad_scores: Scores that are NaN or infinite.
+        constant_lists: Share of sampled lists of several items whose scores are all the same.
+        concentration: Share of all top-10 places that the 10 commonest items take.
+        compared_users: Sampled users with a list in both generations.
+        score_shift: Kolmogorov-Smirnov distance of the scores to the live generation's; ``None``: no live one.
+        churn: Mean share of a list that is not in the user's live list; ``None``: no user has both.
+        samples: What the last three were made of.
+    """
+
+    rows: int
+    users: int
+    bad_scores: int
+    constant_lists: float
+    concentration: float
+    compared_users: int
+    score_shift: float | None
+    churn: float | None
+    samples: ListSamples
+
+
+def measure_lists(lists: ComparedLists) -> ListMeasures:
+    """Measure a generation.
 
     Raises:
         StorageError: If a file cannot be read.
     """
-    nothing = np.zeros(0, np.float32)
-    if not lists.files[0]:
-        return ListSamples(nothing, nothing, np.zeros(0), [], [])
+    if not lists.files[0]:  # every user's list is empty, or none has changed
+        compared = lists.lists if lists.has_live else 0
+        nothing = 0.0 if compared else None
+        return ListMeasures(0, lists.lists, 0, 0.0, 0.0, compared, nothing, nothing, NO_SAMPLES)
     with lists.open() as database:
-        places = database.execute(
-            "SELECT item_id, count(*) AS n FROM resolved WHERE rank <= $top GROUP BY item_id ORDER BY n DESC, item_id",
-            {"top": TOP},
-        ).fetchall()
-        return ListSamples(
-            scores=_scores(database, "new", lists.k),
-            live_scores=_scores(database, "old", lists.k) if lists.has_live else nothing,
-            churn=_churn(database, lists.k) if lists.has_live else np.zeros(0),
-            places=[n for _, n in places],
-            top_items=[(item, n / max(lists.lists, 1)) for item, n in places[: 2 * TOP]],
-        )
+        counted = database.execute(
+            "SELECT (SELECT count(*) FROM written), count(*) FILTER (rank = 1), count(*) FILTER (NOT isfinite(score)) FROM new"
+        ).fetchone() or (0, 0, 0)
+        constant = database.execute(
+            "SELECT avg(CAST(low = high AS INT)) FROM (SELECT min(score) AS low, max(score) AS high "
+            "FROM new_sample GROUP BY user_id HAVING count(*) > 1)"
+        ).fetchone()
+        samples = _sample(database, lists)
+    compared, shift, churn = 0, None, None
+    if lists.has_live:
+        compared = len(samples.churn)
+        churn = float(np.sort(samples.churn).mean()) if compared else None
+        shift = ks_distance(samples.scores, samples.live_scores)
+    if lists.is_delta and lists.has_live:
+        share = min(1.0, int(counted[1]) / max(lists.lists, 1))
+        shift = share * shift if compared and shift is not None else 0.0
+        churn = share * churn if churn is not None else 0.0
+        compared = compared or lists.lists
+    return ListMeasures(
+        rows=int(counted[0]),
+        users=lists.lists if lists.is_delta else int(counted[1]),
+        bad_scores=int(counted[2]),
+        constant_lists=_number(constant),
+        concentration=sum(samples.places[:TOP]) / max(sum(samples.places), 1),
+        compared_users=compared,
+        score_shift=shift,
+        churn=churn,
+        samples=samples,
+    )
+
+
+def _sample(database: duckdb.DuckDBPyConnection, lists: ComparedLists) -> ListSamples:
+    """Of a delta: the changed lists and what they were; places are those of all lists."""
+    places = database.execute(
+        "SELECT item_id, count(*) AS n FROM resolved WHERE rank <= $top GROUP BY item_id ORDER BY n DESC, item_id",
+        {"top": TOP},
+    ).fetchall()
+    return ListSamples(
+        scores=_scores(database, "new", lists.k),
+        live_scores=_scores(database, "old", lists.k) if lists.has_live else NO_SAMPLES.live_scores,
+        churn=_churn(database, lists.k) if lists.has_live else NO_SAMPLES.churn,
+        places=[n for _, n in places],
+        top_items=[(item, n / max(lists.lists, 1)) for item, n in places[: 2 * TOP]],
+    )
 
 
 def ks_distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

@@ -11,8 +11,6 @@ from jinja2 import Environment, StrictUndefined
 
 from features.errors import StorageError
 from materialize.generation.artifact import generation_folder
-from materialize.generation.compared_lists import ComparedLists
-from materialize.generation.measures import list_samples
 from materialize.generation.offline_metrics import read_offline_metrics
 from materialize.generation.report_page import TEMPLATE
 from materialize.svg_figure import svg_figure
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
 
     from features.feature_build import FeatureBuild
     from materialize.generation.catalogue import Catalogue
+    from materialize.generation.compared_lists import ComparedLists
     from materialize.generation.measures import ListSamples
     from materialize.generation.records import Generation
     from materialize.settings import Settings
@@ -55,6 +54,8 @@ def write_report(
     generation: Generation,
     live: Generation | None,
     build: FeatureBuild,
+    lists: ComparedLists,
+    samples: ListSamples,
 ) -> Path:
     """Write ``<warehouse>/generations/<id>/report.html``.
 
@@ -64,12 +65,12 @@ def write_report(
         generation: Which.
         live: The one that is served meanwhile, to compare with.
         build: Has the items' titles.
+        lists: Its lists and the live ones.
+        samples: What was measured of them.
 
     Raises:
-        StorageError: If the scored files cannot be read or the page cannot be written.
+        StorageError: If the page cannot be written.
     """
-    lists = ComparedLists.of(catalogue, generation, live)
-    samples = list_samples(lists)
     quality = _quality(catalogue, generation, live)
     coverage = {
         "items in a first ten": len(samples.places) / max(generation.items, 1),

@@ -199,7 +199,7 @@ class _Publication:
             try:
                 self._judge(known, gates_after(self.settings.gates, known, measures, mismatches=mismatches))
             finally:
-                write_report(self.settings, self.catalogue, known, live, self.build)
+                write_report(self.settings, self.catalogue, known, live, self.build, lists, measures.samples)
         return self.catalogue.move_generation(self.fence, known.id, "validated", rows=rows)
 
     def _gates_before(self, known: Generation, live: Generation | None) -> list[GateResult]:
