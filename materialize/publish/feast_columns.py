@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from feast.type_map import python_values_to_proto_values
 
+from features.errors import SchemaMismatchError
 from materialize.publish.feast_block import Rows, encode_column
 from materialize.publish.feast_format import ELEMENT_OF, Kind
 
@@ -26,16 +27,28 @@ _TRUSTED: dict[Kind, set[pa.DataType]] = {
 """Arrow types whose values mean the same to Feast and to the block encoder, by kind."""
 
 
-def encode_feature(values: pa.ChunkedArray, declared: ValueType) -> Rows:
+def encode_feature(name: str, values: pa.ChunkedArray, declared: ValueType) -> Rows:
     """``ValueProto`` bytes of a feature's column, as Feast writes them.
 
     Args:
+        name: Of the feature.
         values: n values as the offline store returns them.
         declared: The feature's type.
+
+    Raises:
+        SchemaMismatchError: If Feast cannot take the values for what they are declared to be.
     """
-    if declared.name in Kind.__members__ and _is_trusted(values.type, Kind[declared.name]):
-        return encode_column(values, Kind[declared.name])
-    protos = python_values_to_proto_values(values.to_numpy(), declared)
+    try:
+        if declared.name in Kind.__members__ and _is_trusted(values.type, Kind[declared.name]):
+            return encode_column(values, Kind[declared.name])
+        protos = python_values_to_proto_values(values.to_numpy(), declared)
+    except (SchemaMismatchError, TypeError, ValueError, AssertionError) as error:
+        raise SchemaMismatchError(
+            f"feature {name!r} cannot be written to the online store",
+            expected=f"values that Feast takes for {declared.name}",
+            got=error.got if isinstance(error, SchemaMismatchError) else f"{values.type}: {error}",
+            fix="declare the feature by another type, or write its column otherwise",
+        ) from error
     return Rows.of_binary(pa.array([proto.SerializeToString() for proto in protos], pa.large_binary()))
 
 

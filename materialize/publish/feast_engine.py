@@ -111,7 +111,7 @@ class PrescoreEngine(LocalComputeEngine):
             for some in _portions(rows):
                 part, their_keys = table.take(some), keys.take(some)
                 columns = {
-                    field.name: encode_feature(part[field.name], field.dtype.to_value_type())
+                    field.name: encode_feature(field.name, part[field.name], field.dtype.to_value_type())
                     for field in view.features
                 }
                 their_stamps = encode_timestamps(stamps[some])

@@ -25,14 +25,20 @@ from feast.types import (
     Decimal,
     Float32,
     Float64,
+    ImageBytes,
     Int32,
     Int64,
     Json,
     Map,
+    PdfBytes,
+    ScalarMap,
     Set,
     String,
+    Struct,
+    TimeUuid,
     UnixTimestamp,
     Uuid,
+    ZonedTimestamp,
 )
 
 from materialize.publish import feast_engine
@@ -70,10 +76,41 @@ def values(row: int) -> dict[str, Any]:
         "decimal": str(decimal.Decimal(row) / 8),
         "map": json.dumps({"row": str(row)}),
         "set": [row, row + 1],
+        **rare_values(row),
     }
 
 
-FIELDS = {
+def rare_values(row: int) -> dict[str, Any]:
+    """One row with the types that Feast itself encodes."""
+    name, price = str(uuid.UUID(int=row)), str(decimal.Decimal(row) / 8)
+    return {
+        "pdf": b"%PDF" + bytes([row]),
+        "image": bytes([row, 0]),
+        "maps": json.dumps([{"row": str(row)}]),
+        "jsons": [json.dumps({"row": row})],
+        "struct": {"row": row},
+        "structs": [{"row": row}, {"row": 1}],
+        "time_uuid": name,
+        "uuids": [name],
+        "time_uuids": [name],
+        "decimals": [price, "1.50"],
+        "lists": [[row], [1, 2]],
+        "sets": [[row], [1, 2]],
+        "i32_set": [row, row + 1],
+        "f32_set": [row / 3],
+        "f64_set": [row / 3],
+        "flag_set": [row % 2 == 0],
+        "text_set": ["a", f"ü{row}"],
+        "raw_set": [b"a", bytes([row])],
+        "at_set": [T0 + dt.timedelta(minutes=row)],
+        "uuid_set": [name],
+        "time_uuid_set": [name],
+        "decimal_set": [price],
+        "list_set": [[row], [1, 2]],
+    }
+
+
+FIELDS: dict[str, Any] = {
     "i32": Int32,
     "i64": Int64,
     "f32": Float32,
@@ -95,8 +132,49 @@ FIELDS = {
     "decimal": Decimal,
     "map": Map,
     "set": Set(Int64),
+    "pdf": PdfBytes,
+    "image": ImageBytes,
+    "maps": Array(Map),
+    "jsons": Array(Json),
+    "struct": Struct({"row": Int64}),
+    "structs": Array(Struct({"row": Int64})),
+    "time_uuid": TimeUuid,
+    "uuids": Array(Uuid),
+    "time_uuids": Array(TimeUuid),
+    "decimals": Array(Decimal),
+    "lists": Array(Array(Int64)),
+    "sets": Array(Set(Int64)),
+    "i32_set": Set(Int32),
+    "f32_set": Set(Float32),
+    "f64_set": Set(Float64),
+    "flag_set": Set(Bool),
+    "text_set": Set(String),
+    "raw_set": Set(Bytes),
+    "at_set": Set(UnixTimestamp),
+    "uuid_set": Set(Uuid),
+    "time_uuid_set": Set(TimeUuid),
+    "decimal_set": Set(Decimal),
+    "list_set": Set(Array(Int64)),
 }
-ARROW = {"i32": pa.int32(), "f32": pa.float32(), "i32s": pa.list_(pa.int32()), "f32s": pa.list_(pa.float32())}
+ARROW = {
+    "i32": pa.int32(),
+    "f32": pa.float32(),
+    "i32s": pa.list_(pa.int32()),
+    "f32s": pa.list_(pa.float32()),
+    "i32_set": pa.list_(pa.int32()),
+    "f32_set": pa.list_(pa.float32()),
+    "scalars": pa.map_(pa.string(), pa.int64()),
+    "zoned": pa.timestamp("us", "Europe/Berlin"),
+    "native": pa.map_(pa.string(), pa.string()),
+}
+REFUSED: dict[str, tuple[Any, object]] = {
+    "scalars": (ScalarMap, [("a", 1)]),
+    "zoned": (ZonedTimestamp, T0),
+    "native": (Map, [("a", "b")]),
+    "wide": (Int32, 2**40),
+    "words": (Bytes, "text"),
+}
+"""Features that neither engine can take out of Parquet files, by a type and a value of each."""
 
 
 class Repo:
@@ -183,6 +261,26 @@ def test_every_type_is_stored_as_by_feast(
         dumps.append(dump())
     assert len(dumps[0]) == 25
     assert dumps[0] == dumps[1]
+
+
+def test_no_type_of_feasts_is_left_out() -> None:
+    kinds = {kind.to_value_type() for kind in FIELDS.values()}
+    kinds |= {kind.to_value_type() for kind, _ in REFUSED.values()}
+    assert kinds == set(ValueType) - {ValueType.UNKNOWN, ValueType.NULL}
+
+
+@pytest.mark.parametrize("engine", [ENGINE, "local"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_feast_cannot_write_is_refused_before_any_write(
+    tmp_path: Path, store_url: str, client: Any, engine: str, name: str
+) -> None:
+    repo, (kind, value) = Repo(tmp_path / "repo", store_url, engine), REFUSED[name]
+    repo.write([{"user_id": n, "stamp": T0, "created": T0, "good": n, name: value} for n in range(3)])
+    repo.apply({"user_id": ValueType.INT64}, {"good": Int64, name: kind})
+    said = rf"feature '{name}' cannot be written.*Expected: .*{kind.to_value_type().name}.*To do:"
+    with pytest.raises(Exception, match=said if engine == ENGINE else ""):
+        repo.materialize()
+    assert client.dbsize() == 0
 
 
 @pytest.mark.parametrize(("engine", "first_rows"), [(ENGINE, 1024), (ENGINE, 2), ("local", 0)])
