@@ -82,11 +82,7 @@ def build_features(
                 return found
             _put_in_place(aside, out / name)
         except OSError as error:
-            raise StorageError(
-                f"the features of {name} could not be written",
-                got=str(error),
-                fix=f"free disk space at {out}",
-            ) from error
+            raise StorageError.of_writing(f"the feature build {name}", error, out) from error
     return FeatureBuild.load(out / name)
 
 

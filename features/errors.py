@@ -18,6 +18,13 @@
 It lives in ``features`` because that is the lowest package: every other one may import it.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class PrescoreError(Exception):
     """A failure that is explained in one paragraph.
@@ -101,3 +108,12 @@ class StoreError(RetryableError):
 
 class StorageError(RetryableError):
     """The warehouse or the catalogue database cannot be read or written."""
+
+    @classmethod
+    def of_writing(cls, what: str, error: OSError, place: Path) -> StorageError:
+        """What cannot be written, why, and where there may be too little space."""
+        return cls(
+            f"{what} cannot be written",
+            got=str(error),
+            fix=f"free space on the disk of {place}, or mend its permissions; then run again",
+        )

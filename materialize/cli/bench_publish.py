@@ -7,6 +7,7 @@ from each of two offline stores.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -209,12 +210,15 @@ def publish(
     users: Annotated[int, typer.Option(help="Users per round.", min=1000)] = 100_000,
     k: Annotated[int, typer.Option(help="Length of a list.", min=1)] = 50,
     rounds: Annotated[int, typer.Option(help="Turns of each contestant.", min=1)] = 5,
+    file: Annotated[Path | None, typer.Option("--json", help="Write the results here as well.")] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Measure how fast lists reach a local Valkey, and how much memory they take there."""
     with stderr().status("Writing the same lists in every way, in turn"):
         result = bench_publish(users, k, rounds)
     document = asdict(result)
+    if file is not None:
+        file.write_text(json.dumps(document, indent=1), "utf-8")
     emit(
         output, document, f"Publishing, K = {k}, {users:,} users, {rounds} rounds", _rows(result.contestants)
     )

@@ -74,10 +74,8 @@ def _erase_from_build(build: FeatureBuild, users: Sequence[int | str], scratch: 
         build.path.rename(scratch / f"{build.path.name}-before")
         aside.rename(build.path)
     except OSError as error:
-        raise StorageError(
-            f"the features of {build.cutoff_name} cannot be rewritten",
-            got=str(error),
-            fix=f"free disk space at {build.path.parent}",
+        raise StorageError.of_writing(
+            f"the feature build {build.cutoff_name}", error, build.path.parent
         ) from error
     _log.info("users erased from features", cutoff=build.cutoff_name, rows=sum(held.values()))
     return sum(held.values())

@@ -101,7 +101,7 @@ def write_report(
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise StorageError(f"the report {path} cannot be written", got=str(error)) from error
+        raise StorageError.of_writing(f"the report {path}", error, path.parent) from error
     return path
 
 

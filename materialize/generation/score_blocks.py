@@ -44,11 +44,7 @@ def bind_catalogue(folder: Path, build: FeatureBuild, bundle: ModelBundle) -> No
         bound.save(aside)
         os.rename(aside, folder)  # noqa: PTH104 - fails, as it should, if the folder has appeared meanwhile
     except OSError as error:
-        raise StorageError(
-            f"the bound catalogue {folder} cannot be written",
-            got=str(error),
-            fix="free space, then run again",
-        ) from error
+        raise StorageError.of_writing(f"the bound catalogue {folder}", error, folder.parent) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -18,7 +18,7 @@ import mmh3
 from features.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 Scalar = int | float | bool | str | bytes
 Value = Scalar | list[int] | list[float] | list[bool] | list[str] | list[bytes] | None
@@ -86,23 +86,6 @@ def field_hash(view: str, feature: str) -> bytes:
 def timestamp_field(view: str) -> bytes:
     """Name of the field that holds the event timestamp of a view's row."""
     return b"_ts:" + view.encode()
-
-
-def colliding_features(view_features: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Pairs of ``view:feature`` names with one field hash, which would overwrite each other.
-
-    Only 32 bits tell features apart; check when views are registered.
-
-    Args:
-        view_features: (view, feature) of everything that shares an entity.
-    """
-    seen: dict[bytes, str] = {}
-    found = []
-    for view, feature in view_features:
-        name, code = f"{view}:{feature}", field_hash(view, feature)
-        if seen.setdefault(code, name) != name:
-            found.append((seen[code], name))
-    return found
 
 
 def encode_timestamp(microseconds: int) -> bytes:

@@ -194,11 +194,7 @@ def write_lookup_artifact(
             os.fsync(file.fileno())
         _put_in_place(aside, folder)
     except OSError as error:
-        raise StorageError(
-            f"the look-up artifact {folder} cannot be written",
-            got=str(error),
-            fix="free space or mend permissions",
-        ) from error
+        raise StorageError.of_writing(f"the look-up artifact {folder}", error, folder.parent) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder

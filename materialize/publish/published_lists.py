@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from features.errors import SchemaMismatchError
 from features.schema import ITEM_ID, USER_ID
@@ -53,24 +52,6 @@ def lists_table(
             "item_ids": pa.LargeListArray.from_arrays(offsets, item_ids),
             "scores": pa.LargeListArray.from_arrays(offsets, pa.array(scores, pa.float32())),
             "generation": pa.repeat(pa.scalar(generation, pa.string()), len(user_ids)),
-        }
-    )
-
-
-def rows_of_lists(lists: pa.Table) -> pa.Table:
-    """Rows of a table of lists, sorted by (user_id, rank)."""
-    lists = lists.sort_by(USER_ID).combine_chunks()
-    items, scores = lists["item_ids"].combine_chunks(), lists["scores"].combine_chunks()
-    counts = np.asarray(pc.list_value_length(items)).astype(np.int64)
-    starts = np.cumsum(counts) - counts
-    ranks = np.arange(counts.sum()) - np.repeat(starts, counts) + 1
-    owner = np.repeat(np.arange(len(counts)), counts)
-    return pa.table(
-        {
-            USER_ID: lists[USER_ID].combine_chunks().take(pa.array(owner)),
-            "rank": pa.array(ranks.astype(np.int32)),
-            ITEM_ID: items.flatten(),
-            "score": scores.flatten().cast(pa.float32()),
         }
     )
 

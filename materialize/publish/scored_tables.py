@@ -107,11 +107,7 @@ def write_block_file(path: Path, generation: str, rows: pa.Table) -> BlockFile:
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise StorageError(
-            f"the scored block {path.name} cannot be written",
-            got=str(error),
-            fix=f"free space on the disk of {path.parent}",
-        ) from error
+        raise StorageError.of_writing(f"the scored block {path.name}", error, path.parent) from error
     return BlockFile(path, rows.num_rows, digest)
 
 
@@ -208,11 +204,8 @@ class ScoredTables:
                             check_duplicate_files=False,
                         )
             except OSError as error:
-                raise StorageError(
-                    f"generation {generation} cannot be committed to the scored tables",
-                    got=str(error),
-                    fix=f"free space on the disk of {self.folder}, then run again",
-                ) from error
+                what = f"the commit of generation {generation} to the scored tables"
+                raise StorageError.of_writing(what, error, self.folder) from error
             except CommitFailedException as error:
                 if attempt == _ATTEMPTS - 1:
                     raise StorageError(

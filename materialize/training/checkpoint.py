@@ -92,9 +92,7 @@ class Checkpoint:
             aside.write_bytes(header + b"\n" + rest)
             aside.replace(self.path)
         except OSError as error:
-            raise StorageError(
-                f"the checkpoint {self.path} cannot be written", got=str(error), fix="free disk space"
-            ) from error
+            raise StorageError.of_writing(f"the checkpoint {self.path}", error, self.path.parent) from error
 
     def remove(self) -> None:
         """Forget it, and what others have forgotten."""

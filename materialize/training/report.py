@@ -52,7 +52,7 @@ def write_report(metrics: Mapping[str, Any], model_id: str, path: Path) -> Path:
     except OSError as error:
         with suppress(OSError):
             aside.unlink()
-        raise StorageError(f"the report {path} cannot be written", got=str(error)) from error
+        raise StorageError.of_writing(f"the report {path}", error, path.parent) from error
     return path
 
 

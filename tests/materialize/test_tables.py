@@ -16,10 +16,11 @@ from pyiceberg.expressions import EqualTo
 from features.errors import CallerError, NotFoundError
 from materialize.generation.catalogue import Block, Catalogue, Generation, Model
 from materialize.generation.joined_tables import replace_catalogue_tables
-from materialize.publish.published_lists import lists_table, rows_of_lists
+from materialize.publish.published_lists import lists_table
 from materialize.publish.scored_tables import ScoredTables, write_block_file
 from materialize.settings import Settings, load_settings
 from materialize.tables import read, rows_of
+from tests.materialize.scored_rows import rows_of_lists
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

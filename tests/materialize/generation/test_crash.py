@@ -98,7 +98,7 @@ def test_a_database_killed_at_any_step_is_named_and_a_retry_arrives(
         assert other.served() == old, step
         if step.startswith("score"):
             full = publisher(2, "commit the scored table: begin", file, fault="disk")
-            assert (full["status"], "cannot be committed" in full["error"]) == (3, True), full["error"]
+            assert (full["status"], "commit of generation" in full["error"]) == (3, True), full["error"]
             assert other.served() == old
     again = publisher(2, None, file)
     assert again["status"] == 0, again["error"]

@@ -20,7 +20,6 @@ from materialize.publish.feast_format import (
     ELEMENT_OF,
     Kind,
     Value,
-    colliding_features,
     decode_timestamp,
     decode_value,
     encode_timestamp,
@@ -156,19 +155,6 @@ def test_a_value_of_another_kind_is_refused(value: Value, kind: Kind) -> None:
 def test_an_id_beyond_64_bits_is_refused() -> None:
     with pytest.raises(StoreError, match="64 bits"):
         entity_key(2**63, "shop")
-
-
-def test_colliding_field_hashes_are_found() -> None:
-    # Two names with one MurmurHash3, found by trying: 32 bits collide after some 2^16 names.
-    seen: dict[bytes, str] = {}
-    for number in range(1_000_000):
-        name = f"f{number}"
-        other = seen.setdefault(field_hash("v", name), name)
-        if other != name:
-            break
-    assert colliding_features([("v", other), ("v", "z"), ("v", name), ("v", "z")]) == [
-        (f"v:{other}", f"v:{name}")
-    ]
 
 
 def test_the_module_is_light() -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from features.errors import NotFoundError, StorageError
 from materialize.publish.postgres_copy import copy_generation as copy_rows
-from materialize.publish.published_lists import lists_table, rows_of_lists
+from materialize.publish.published_lists import lists_table
 from materialize.publish.scored_tables import ScoredTables, write_block_file
+from tests.materialize.scored_rows import rows_of_lists
 
 if TYPE_CHECKING:
     from pathlib import Path

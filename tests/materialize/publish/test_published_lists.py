@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.errors import SchemaMismatchError
-from materialize.publish.published_lists import lists_of_rows, lists_table, rows_of_lists
+from materialize.publish.published_lists import lists_of_rows, lists_table
+from tests.materialize.scored_rows import rows_of_lists
 
 
 @st.composite

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.errors import NotFoundError, SchemaMismatchError, StorageError
-from materialize.publish.published_lists import lists_table, rows_of_lists
+from materialize.publish.published_lists import lists_table
 from materialize.publish.scored_tables import BlockFile, ScoredTables, write_block_file
+from tests.materialize.scored_rows import rows_of_lists
 
 if TYPE_CHECKING:
     from pathlib import Path

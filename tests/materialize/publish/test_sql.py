@@ -12,10 +12,11 @@ import pytest
 from features.errors import CallerError, NotFoundError, StorageError
 from features.feature_build import block_range
 from features.schema import user_hash
-from materialize.publish.published_lists import lists_table, rows_of_lists
+from materialize.publish.published_lists import lists_table
 from materialize.publish.scored_tables import ScoredTables, write_block_file
 from materialize.publish.sql import read
 from materialize.settings import Settings
+from tests.materialize.scored_rows import rows_of_lists
 
 if TYPE_CHECKING:
     from pathlib import Path
