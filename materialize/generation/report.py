@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from features.errors import StorageError
 from materialize.generation.artifact import generation_folder
+from materialize.generation.measures import TOP
 from materialize.generation.offline_metrics import read_offline_metrics
 from materialize.generation.report_page import TEMPLATE
 from materialize.svg_figure import svg_figure
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from materialize.settings import Settings
 
 REPORT = "report.html"
-_NEW, _LIVE = "#0b6e99", "#b0b0b0"
+_NEW, _LIVE, _CHAMPION = "#0b6e99", "#b0b0b0", "#5f6b73"
 _BINS = 40
 
 
@@ -154,10 +155,15 @@ def _plot_churn(axes: Axes, churn: NDArray[np.float64]) -> None:
 
 
 def _plot_concentration(axes: Axes, places: Sequence[int]) -> None:
-    counts = np.array(places, np.float64)
-    axes.plot(np.arange(1, len(counts) + 1), np.cumsum(counts) / max(counts.sum(), 1), color=_NEW)
+    shares = np.cumsum(places, dtype=np.float64) / max(sum(places), 1)
+    axes.plot(np.arange(1, len(shares) + 1), shares, color=_NEW)
+    if len(shares) > TOP:
+        axes.plot([TOP], shares[TOP - 1], "o", color=_NEW, label=f"{TOP} items: {shares[TOP - 1]:.1%}")
+        axes.legend(frameon=False, loc="upper left")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("items, commonest first")
-    axes.set_ylabel("share of top-10 places")
+    axes.set_ylabel(f"share of top-{TOP} places")
     axes.set_ylim(0, 1.02)
 
 
@@ -169,8 +175,12 @@ def _plot_coverage(axes: Axes, shares: Mapping[str, float]) -> None:
 
 
 def _plot_quality(axes: Axes, quality: Mapping[str, float | None]) -> None:
+    colours = {"this model": _NEW, "live model": _CHAMPION}
     names = sorted(quality, key=lambda name: quality[name] or 0.0)
-    axes.barh(
-        names, [quality[n] or 0.0 for n in names], color=[_NEW if n == "this model" else _LIVE for n in names]
+    values = [quality[name] or 0.0 for name in names]
+    bars = axes.barh(
+        [name.replace("_", " ") for name in names], values, color=[colours.get(name, _LIVE) for name in names]
     )
-    axes.set_xlabel("NDCG@10, each model on its own window")
+    axes.bar_label(bars, [f"{value:.3f}" for value in values], padding=3)
+    axes.set_xlim(0, max(values) * 1.15 or 1)
+    axes.set_xlabel(f"NDCG@{TOP}, each model on its own window")

@@ -22,13 +22,15 @@ from materialize.embedded import free_port
 from materialize.generation import slot
 from materialize.generation.catalogue import Catalogue, Model
 from materialize.settings import ClusterSettings, Settings, load_settings
-from tests.materialize.generation.shop_models import World, random_bundle
+from tests.materialize.generation.shop_models import Saved, World, random_bundle
 from tests.shop import CUTOFF, write_shop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from distributed import Client
+
+    from materialize.generation.catalogue import Generation
 
 
 @pytest.fixture(autouse=True)
@@ -82,17 +84,56 @@ def built_shop(tmp_path_factory: pytest.TempPathFactory, valkey: ValkeyServer) -
     return folder, settings
 
 
-@pytest.fixture
-def world(built_shop: tuple[Path, Settings], valkey: ValkeyServer) -> Iterator[World]:
-    """The shop, with nothing published yet."""
+@contextlib.contextmanager
+def unpublished(built_shop: tuple[Path, Settings], valkey: ValkeyServer) -> Iterator[World]:
+    """The shop, with nothing published yet; nothing is left of what is published."""
     folder, settings = built_shop
     valkey.client().flushall()
-    opened = World(settings)
-    yield opened
+    yield World(settings)
     shutil.rmtree(folder / ".prescore" / "warehouse" / "tables", ignore_errors=True)
     shutil.rmtree(folder / ".prescore" / "warehouse" / "generations", ignore_errors=True)
     for file in (folder / ".prescore").glob("catalogue.db*"):
         file.unlink()
+
+
+@pytest.fixture
+def world(built_shop: tuple[Path, Settings], valkey: ValkeyServer) -> Iterator[World]:
+    """The shop, with nothing published yet."""
+    with unpublished(built_shop, valkey) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def publications(
+    built_shop: tuple[Path, Settings],
+    valkey: ValkeyServer,
+    client: Client,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[tuple[Generation, Saved]]:
+    """Two publications by two models, and everything as each has left it."""
+    with unpublished(built_shop, valkey) as shop:
+        return [
+            (shop.publish(client, seed=seed), Saved(shop, tmp_path_factory.mktemp("saved")))
+            for seed in (1, 2)
+        ]
+
+
+@pytest.fixture
+def first(publications: list[tuple[Generation, Saved]], world: World) -> Generation:
+    """The only publication so far."""
+    del world  # what was left in it is gone by now
+    generation, saved = publications[0]
+    saved.restore()
+    return generation
+
+
+@pytest.fixture
+def first_and_second(
+    publications: list[tuple[Generation, Saved]], world: World
+) -> tuple[Generation, Generation]:
+    """Two publications so far: the second is live, by another model."""
+    publications[1][1].restore()
+    return world.catalogue.generation(publications[0][0].id), publications[1][0]
 
 
 @pytest.fixture(scope="session")

@@ -29,10 +29,11 @@ def generations_served(world: World) -> set[Any]:
     return {row[2] for row in world.served().values()}
 
 
-def test_a_rollback_is_quick_and_changes_everything(world: World, client: Client) -> None:
-    first = world.publish(client)
+def test_a_rollback_is_quick_and_changes_everything(
+    world: World, first_and_second: tuple[Generation, Generation]
+) -> None:
+    first, second = first_and_second
     before = world.slot("a")
-    second = world.publish(client, seed=2)
     started = time.process_time()
     back = rollback(world.settings, world.catalogue, QUIET, reason="odd lists")
     assert time.process_time() - started < 1
@@ -42,8 +43,8 @@ def test_a_rollback_is_quick_and_changes_everything(world: World, client: Client
     assert (left.state, left.reason) == ("rejected", "rolled back: odd lists")
 
 
+@pytest.mark.usefixtures("first")
 def test_feast_follows_the_flip(world: World, client: Client) -> None:
-    world.publish(client)
     steps: list[Callable[[], Generation]] = [
         lambda: world.publish(client, seed=2),
         lambda: rollback(world.settings, world.catalogue, QUIET),
@@ -59,10 +60,10 @@ def test_feast_follows_the_flip(world: World, client: Client) -> None:
         assert found["scores"] == [served[1][1], served[2][1]]
 
 
-def test_after_two_bad_runs_a_second_rollback_goes_further_back(world: World, client: Client) -> None:
-    good = world.publish(client)
-    lists = world.served()
-    world.publish(client, seed=2)
+def test_after_two_bad_runs_a_second_rollback_goes_further_back(
+    world: World, client: Client, first_and_second: tuple[Generation, Generation]
+) -> None:
+    good, lists = first_and_second[0], world.slot("a")
     world.publish(client, seed=3)  # overwrites the slot of the good one
     assert world.catalogue.generation(good.id).slot is None
     rollback(world.settings, world.catalogue, QUIET)
@@ -74,17 +75,18 @@ def test_after_two_bad_runs_a_second_rollback_goes_further_back(world: World, cl
     assert [g.state for g in world.catalogue.generations("picks")] == ["rejected", "rejected", "live"]
 
 
-def test_what_was_rolled_back_returns_only_by_an_override(world: World, client: Client) -> None:
-    world.publish(client)
-    bad = world.publish(client, seed=2)
+def test_what_was_rolled_back_returns_only_by_an_override(
+    world: World, client: Client, first_and_second: tuple[Generation, Generation]
+) -> None:
+    bad = first_and_second[1]
     rollback(world.settings, world.catalogue, QUIET)
     with pytest.raises(GateRejectedError, match="rolled_back"):
         world.publish(client, seed=2)
     assert world.publish(client, seed=2, overrides={"rolled_back": "it was right after all"}).id == bad.id
 
 
+@pytest.mark.usefixtures("first")
 def test_nothing_lands_on_a_rejected_or_unknown_generation(world: World, client: Client) -> None:
-    world.publish(client)
     with pytest.raises(NotFoundError, match="no earlier generation"):
         rollback(world.settings, world.catalogue, QUIET)
     bad = {"methods": {"model": {"ndcg@10": 0.1}, "popularity": {"ndcg@10": 0.2}}}
@@ -99,17 +101,17 @@ def test_nothing_lands_on_a_rejected_or_unknown_generation(world: World, client:
         activate(world.settings, world.catalogue, "nonsense", QUIET)
 
 
-def test_activation_mends_what_the_store_has_lost(world: World, client: Client) -> None:
-    first = world.publish(client)
+def test_activation_mends_what_the_store_has_lost(world: World, first: Generation) -> None:
     lists = world.served()
     world.store.flushall()
     activate(world.settings, world.catalogue, first.id, QUIET)
     assert world.served() == lists
 
 
-def test_a_generation_without_its_artifact_is_not_activated(world: World, client: Client) -> None:
-    first = world.publish(client)
-    second = world.publish(client, seed=2)
+def test_a_generation_without_its_artifact_is_not_activated(
+    world: World, first_and_second: tuple[Generation, Generation]
+) -> None:
+    first, second = first_and_second
     (artifact_folder(world.settings, first.id) / "artifact.json").unlink()
     with pytest.raises(StorageError, match="lost its look-up artifact"):
         rollback(world.settings, world.catalogue, QUIET)
@@ -117,9 +119,10 @@ def test_a_generation_without_its_artifact_is_not_activated(world: World, client
     assert world.catalogue.generation(second.id).state == "live"
 
 
-def test_an_older_publisher_never_replaces_a_newer_pointer(world: World, client: Client) -> None:
-    first = world.publish(client)
-    world.publish(client, seed=2)
+def test_an_older_publisher_never_replaces_a_newer_pointer(
+    world: World, first_and_second: tuple[Generation, Generation]
+) -> None:
+    first = first_and_second[0]
     key = pointer_key("shop", "picks")
     newer = LivePointer.decode(world.store.get(key))  # type: ignore[arg-type]
     raw = LivePointer(

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
 from features.errors import CallerError, ConflictError, GateRejectedError, SchemaMismatchError
+from features.feature_build import ITEMS, MANIFEST, FeatureBuild, FileEntry
 from features.schema import FeatureSchema
 from materialize.generation import run
+from materialize.generation.lineage import Lineage
 from materialize.generation.run import check_fit
 from materialize.generation.tables import FENCE
 from materialize.publish.lookup_artifact import LookupArtifact
@@ -24,7 +31,6 @@ from tests.materialize.generation.shop_models import FIRST_BLOCK, AtStep, open_b
 if TYPE_CHECKING:
     from distributed import Client
 
-    from features.feature_build import FeatureBuild
     from materialize.generation.catalogue import Generation
     from tests.materialize.generation.shop_models import World
 
@@ -75,33 +81,34 @@ def test_a_publication_serves_the_exact_lists_everywhere(world: World, client: C
     assert {r.verdict for r in world.catalogue.gate_results(generation.id)} == {"passed"}
 
 
-def test_the_same_run_twice_changes_nothing(world: World, client: Client) -> None:
-    first = world.publish(client)
+def test_the_same_run_twice_changes_nothing(world: World, client: Client, first: Generation) -> None:
     before = world.contents()
     assert world.publish(client) == first
     assert world.contents() == before
     assert len(world.catalogue.flips("picks")) == 1
 
 
-def test_a_run_of_a_retired_generation_brings_it_back(world: World, client: Client) -> None:
-    first = world.publish(client)
-    second = world.publish(client, seed=2)
+def test_a_run_of_a_retired_generation_brings_it_back(
+    world: World, client: Client, first_and_second: tuple[Generation, Generation]
+) -> None:
+    first, second = first_and_second
     again = world.publish(client)
     assert (again.id, again.state) == (first.id, "live")
     assert world.catalogue.generation(second.id).state == "retired"
     assert {row[2] for row in world.served().values()} == {first.id}
 
 
+@pytest.mark.usefixtures("first")
 def test_a_store_that_was_emptied_is_mended_by_the_same_run(world: World, client: Client) -> None:
-    world.publish(client)
     before = world.contents()
     world.store.flushall()
     world.publish(client)
     assert world.contents() == before
 
 
-def test_another_k_is_another_generation_in_the_other_slot(world: World, client: Client) -> None:
-    first = world.publish(client)
+def test_another_k_is_another_generation_in_the_other_slot(
+    world: World, client: Client, first: Generation
+) -> None:
     second = world.publish(client, k=5)
     assert (first.slot, second.slot) == ("a", "b")
     assert first.id != second.id
@@ -109,13 +116,40 @@ def test_another_k_is_another_generation_in_the_other_slot(world: World, client:
     assert {row[2] for row in world.slot("a").values()} == {first.id}
 
 
-def test_users_who_left_and_items_that_went_are_gone_after_the_flip(world: World, client: Client) -> None:
+def test_users_who_left_are_gone_after_the_flip(world: World, client: Client) -> None:
     world.publish(client, active_within_days=0)
     assert len(world.served()) == 150
     world.publish(client, seed=2, active_within_days=0)
     world.publish(client, active_within_days=90)
     assert len(world.served()) == len(world.slot("a")) == 135
     assert {len(world.slot(s)) for s in "ab"} == {135, 150}
+
+
+def test_items_that_left_the_catalogue_are_in_no_list(
+    world: World, client: Client, first: Generation, tmp_path: Path
+) -> None:
+    listed = Counter(item for items, _, _ in world.served().values() for item in items)
+    gone = [item for item, _ in listed.most_common(5)]
+    build = without_items(open_build(world.settings), gone, tmp_path)
+    second = run.publish_generation(world.settings, build, random_bundle(world.settings, 1), client)
+    served = world.served()
+    assert (second.items, len(served)) == (first.items - 5, 135)
+    assert not {item for items, _, _ in served.values() for item in items} & set(gone)
+    query = f"select (select count(*) from recommendations where item_id in ({', '.join(map(str, gone))})) n"
+    assert read(query, world.settings, Lineage.of(world.catalogue, second).ids)["n"].to_pylist() == [0]
+
+
+def without_items(build: FeatureBuild, gone: list[int], folder: Path) -> FeatureBuild:
+    """The same features, but that some items can no longer be recommended."""
+    copied = Path(shutil.copytree(build.path, folder / build.path.name))
+    items = pq.read_table(copied / ITEMS)
+    kept = pc.and_(items["candidate"], pc.invert(pc.is_in(items["item_id"], pa.array(gone))))
+    place = items.column_names.index("candidate")
+    pq.write_table(items.set_column(place, "candidate", kept), copied / ITEMS)
+    files = {**build.manifest.files, ITEMS: FileEntry.of(copied / ITEMS, items.num_rows)}
+    manifest = build.manifest.model_copy(update={"fingerprint": "0" * 64, "files": files})
+    (copied / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
+    return FeatureBuild.load(copied)
 
 
 def test_a_failing_gate_rejects_and_changes_nothing_that_is_served(world: World, client: Client) -> None:
@@ -137,8 +171,8 @@ def test_a_failing_gate_rejects_and_changes_nothing_that_is_served(world: World,
     assert world.catalogue.generation(good.id).state == "retired"
 
 
+@pytest.mark.usefixtures("first")
 def test_a_gate_on_the_lists_rejects_after_the_work(world: World, client: Client) -> None:
-    world.publish(client)
     served = world.served()
     strict = replace(
         world,
@@ -152,6 +186,7 @@ def test_a_gate_on_the_lists_rejects_after_the_work(world: World, client: Client
     assert world.publish(client, seed=2).state == "live"  # its blocks are there already
 
 
+@pytest.mark.usefixtures("first")
 def test_a_damaged_file_of_an_earlier_attempt_is_scored_again(world: World, client: Client) -> None:
     strict = replace(
         world,
@@ -159,7 +194,6 @@ def test_a_damaged_file_of_an_earlier_attempt_is_scored_again(world: World, clie
             update={"gates": world.settings.gates.model_copy(update={"max_churn": 0.0})}
         ),
     )
-    world.publish(client)
     with pytest.raises(GateRejectedError):
         strict.publish(client, seed=2)
     rejected = world.catalogue.generations("picks")[0]
@@ -175,16 +209,15 @@ def test_a_damaged_file_of_an_earlier_attempt_is_scored_again(world: World, clie
 
 
 def test_an_older_cutoff_does_not_replace_a_newer_one(
-    world: World, client: Client, monkeypatch: pytest.MonkeyPatch
+    world: World, client: Client, monkeypatch: pytest.MonkeyPatch, first: Generation
 ) -> None:
-    live = world.publish(client)
     older = older_by_a_day(world, monkeypatch)
     bundle = random_bundle(world.settings, 1)
     with pytest.raises(GateRejectedError, match="cutoff_order 24"):
         run.publish_generation(world.settings, older, bundle, client)
     current = world.catalogue.live_generation("picks")
     assert current is not None
-    assert current.id == live.id
+    assert current.id == first.id
 
 
 def older_by_a_day(world: World, monkeypatch: pytest.MonkeyPatch) -> FeatureBuild:
@@ -227,8 +260,8 @@ def test_of_two_publishers_at_once_the_second_is_told_of_the_first(world: World,
     assert {row[2] for row in world.served().values()} == {made.id}
 
 
+@pytest.mark.usefixtures("first")
 def test_a_publisher_that_slept_through_its_lease_changes_nothing(world: World, client: Client) -> None:
-    world.publish(client)
     newer: list[tuple[str, object]] = []
 
     def overtake() -> None:
