@@ -153,7 +153,7 @@ def open_sources(
 
 def _connect(settings: SourceSections, folder: Path) -> Backend:
     try:
-        return ibis.duckdb.connect(
+        connection = ibis.duckdb.connect(
             folder / "sources.duckdb",
             memory_limit=settings.features.memory_limit,
             temp_directory=str(folder / "spill"),
@@ -167,6 +167,9 @@ def _connect(settings: SourceSections, folder: Path) -> Backend:
             expected="a number and a unit, such as '2GB'",
             got=f"{settings.features.memory_limit!r}: {str(error).splitlines()[0]}",
         ) from error
+    # Where the main module is no file, DuckDB takes the process for a notebook and draws bars.
+    connection.con.execute("SET enable_progress_bar = false")
+    return connection
 
 
 def read_sources(connection: Backend, settings: SourceSections, *, now: datetime) -> Sources:

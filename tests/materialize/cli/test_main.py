@@ -1,4 +1,4 @@
-"""What no command expects ends in its exit code and one paragraph."""
+"""What no command expects ends in its exit code and one paragraph; help comes at once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from materialize.cli import main
+from materialize.cli.bench import BENCHMARKS
 
 
 def _run(monkeypatch: pytest.MonkeyPatch) -> int | str | None:
@@ -52,3 +54,17 @@ def test_a_full_disk_is_told_and_may_be_retried(
     finally:
         os.close(full)
     assert "No space is left" in capsys.readouterr().err
+
+
+def test_help_waits_for_no_library_that_only_stages_need() -> None:
+    told = (
+        "import sys, materialize.cli.main; print({'numpy', 'pyarrow', 'duckdb', 'httpx'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_every_benchmark_is_listed() -> None:
+    shown = CliRunner().invoke(main.app, ["bench", "--help"]).stdout
+    assert [name for name in BENCHMARKS if f" {name} " not in shown] == []
+    assert CliRunner().invoke(main.app, ["bench", "nothing"]).exit_code == 2
