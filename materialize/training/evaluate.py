@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from features.schema import FeatureSchema
     from materialize.scoring import TopK
 
-LONGER = 200
+LONGER = 100
 """Length of a model's lists: what is measured, and what else might be lifted into it."""
 
 MOST_USERS = 10_000

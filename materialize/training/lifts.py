@@ -1,9 +1,10 @@
-"""Lifts what is near or popular among the items that are new to a user, by trees that are added to a forest's.
+"""Lifts what is near or popular, mostly among the items that are new to a user, by trees that are added to a forest's.
 
 A forest's leaves order coarsely where it has seen few positives: among the items that a user never had, and among
 films of which a window knows some hundred viewers. A baseline that looks at one number alone keeps its fine order. So
 that number enters as a margin: trees that give nothing to a pair with a history, and to any other one the more the
-nearer or the more popular the item is. Which of these, and how much, several windows decide, and all must agree.
+nearer or the more popular the item is; or, where habits are chance, to every pair by popularity. Which of these, and
+how much, several windows decide, and all must agree.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from features.schema import FeatureSchema
     from features.settings import FeatureSettings
     from materialize.scoring import TopK
-    from materialize.training.evaluate import EvaluationTask, MethodQuality
+    from materialize.training.evaluate import EvaluationTask
     from materialize.training.past_windows import MeasuredWindow
 
 NEAR, NEAR_WEIGHT = ("pair_ease", "pair_knn", "pair_tifu"), 2.0
@@ -42,14 +44,14 @@ POPULAR_WEIGHTS = (0.5, 1.0)
 """Log-odds per log of an item's share of all events lately, or of all users ever."""
 
 LOSS_COUNTS = 5
-"""A relative loss as served outweighs a gain on new items so many times as large."""
+"""A relative loss as served outweighs a gain on new items so many times as large; a gain as served counts once."""
 
 _MOST_PAIRS = 200_000
 
 
 @dataclass(frozen=True)
 class Lift:
-    """What pairs without a history gain by one feature, in log-odds.
+    """What pairs gain by one feature, in log-odds.
 
     Attributes:
         column: The feature.
@@ -57,20 +59,22 @@ class Lift:
         shape: From values of the feature, missing ones 0, and the unit, to gains.
         unit: What values are measured in.
         level: What is subtracted, so that the best new items keep their margins, lest they crowd out habits.
+        everywhere: Whether pairs with a history gain, too.
     """
 
     column: str
     weight: float
-    shape: Callable[[NDArray[np.float64], float], NDArray[np.float64]]
+    shape: Callable[[NDArray[np.floating], float], NDArray[np.floating]]
     unit: float
     level: float
+    everywhere: bool = False
 
-    def gains(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def gains(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
         """Log-odds, by values of the feature; NaN: missing."""
         return self.weight * (self.shape(np.nan_to_num(values), self.unit) - self.level)
 
     def __str__(self) -> str:
-        return f"{self.column} × {self.weight:g}"
+        return f"{self.column} × {self.weight:g}{' everywhere' if self.everywhere else ''}"
 
 
 def near(build: FeatureBuild, column: str, weight: float) -> Lift:
@@ -83,21 +87,21 @@ def near(build: FeatureBuild, column: str, weight: float) -> Lift:
     return Lift(column, weight, _nearness, unit, level)
 
 
-def popular(build: FeatureBuild, column: str, weight: float) -> Lift:
+def popular(build: FeatureBuild, column: str, weight: float, *, everywhere: bool = False) -> Lift:
     """By the logarithm of an item's share."""
     shares = np.nan_to_num(build.read_items([column])[column].to_numpy().astype(np.float64))
     some = shares[shares > 0]
     unit = float(some.min()) / 2 if len(some) else 1.0
     level = float(np.sort(_popularity(shares, unit))[-min(10, len(shares))])
-    return Lift(column, weight, _popularity, unit, level)
+    return Lift(column, weight, _popularity, unit, level, everywhere)
 
 
-def _nearness(values: NDArray[np.float64], unit: float) -> NDArray[np.float64]:
-    return np.minimum(np.sqrt(np.maximum(values, 0) / unit), 1.5)
+def _nearness(values: NDArray[np.floating], unit: float) -> NDArray[np.floating]:
+    return np.asarray(np.minimum(np.sqrt(np.maximum(values, 0) / unit), 1.5))
 
 
-def _popularity(values: NDArray[np.float64], unit: float) -> NDArray[np.float64]:
-    return np.log(np.maximum(values, unit))
+def _popularity(values: NDArray[np.floating], unit: float) -> NDArray[np.floating]:
+    return np.asarray(np.log(np.maximum(values, unit)))
 
 
 def _pairs(build: FeatureBuild, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -108,29 +112,24 @@ def _pairs(build: FeatureBuild, column: str) -> tuple[NDArray[np.float64], NDArr
     return events[chosen], score[chosen]
 
 
-def with_lifts(
-    forest: xgboost.Booster, lifts: Sequence[Lift], build: FeatureBuild, schema: FeatureSchema
-) -> xgboost.Booster:
-    """A forest whose margins of pairs without a history are lifted; the others stay as they are.
+def trees_of(lift: Lift, build: FeatureBuild, schema: FeatureSchema) -> xgboost.Booster:
+    """Trees whose margin is what pairs gain: nothing with a history, unless it lifts everywhere.
 
     Args:
-        forest: Of the schema's columns.
-        lifts: What is added.
+        lift: What is given.
         build: Says what values there are.
-        schema: Columns of the forest.
+        schema: Columns of the booster.
     """
-    for lift in lifts:
-        if lift.column.startswith("pair_"):
-            events, values = _pairs(build, lift.column)
-            events, values = np.append(events, np.nan), np.append(values, np.nan)
-        else:
-            shares = np.unique(build.read_items([lift.column])[lift.column].to_numpy().astype(np.float64))
-            # With any number of events the gain is none.
-            events, values = np.repeat([np.nan, 1.0, 1e6], len(shares)), np.tile(shares, 3)
-        wanted = np.where(np.isnan(events), lift.gains(values), 0.0)
-        matrix = input_matrix({"pair_events": events, lift.column: values}, wanted, schema)
-        forest = joined(forest, xgboost.train({**FIT, "max_depth": 8, "base_score": 0.0}, matrix, 12))
-    return forest
+    if lift.column.startswith("pair_"):
+        events, values = _pairs(build, lift.column)
+        events, values = np.append(events, np.nan), np.append(values, np.nan)
+    else:
+        shares = np.unique(build.read_items([lift.column])[lift.column].to_numpy().astype(np.float64))
+        # With any number of events the gain is the same.
+        events, values = np.repeat([np.nan, 1.0, 1e6], len(shares)), np.tile(shares, 3)
+    wanted = np.where(np.isnan(events) | lift.everywhere, lift.gains(values), 0.0)
+    matrix = input_matrix({"pair_events": events, lift.column: values}, wanted, schema)
+    return xgboost.train({**FIT, "max_depth": 8, "base_score": 0.0}, matrix, 12)
 
 
 def joined(first: xgboost.Booster, second: xgboost.Booster) -> xgboost.Booster:
@@ -147,49 +146,61 @@ def joined(first: xgboost.Booster, second: xgboost.Booster) -> xgboost.Booster:
     return xgboost.Booster(model_file=bytearray(json.dumps(document).encode()))
 
 
-class _Shortlists:
-    """The best pairs of a window by a forest alone, to be ordered anew: trees need not be made for each attempt."""
+class _Shortlist:
+    """The best pairs of a window by a forest alone, to be ordered anew: trees need not be made for each attempt.
 
-    def __init__(self, task: EvaluationTask, model: MethodQuality, columns: Sequence[str]) -> None:
-        self._task, self._shares = task, task.history.shares()
-        self._lists: list[tuple[TopK, NDArray[np.int64], NDArray[np.bool_]]] = []
-        for top in (model.top, model.top_new):
-            if top is not None:
-                codes = np.arange(len(top.item_index))[:, None] * len(task.space.items) + np.maximum(
-                    top.item_index, 0
-                )
-                self._lists.append((top, codes, ~contains(task.seen, codes)))
+    Args:
+        task: The window.
+        top: A forest's lists.
+        wanted: Sorted codes of what would have been right.
+        columns: Features that pairs may be lifted by.
+    """
+
+    def __init__(
+        self, task: EvaluationTask, top: TopK, wanted: NDArray[np.int64], columns: Sequence[str]
+    ) -> None:
+        self._wanted, self._shares, self._index = (
+            wanted,
+            task.history.shares(),
+            top.item_index.astype(np.int64),
+        )
+        self._scores = np.where(top.item_index >= 0, top.scores, -np.inf)
+        item = np.maximum(self._index, 0)
+        codes = np.arange(len(item))[:, None] * len(task.space.items) + item
+        self._new = ~contains(task.seen, codes)
         paired = [name for name in columns if name.startswith("pair_")]
         pairs = task.build.read_pairs(task.hashes, [USER_ID, ITEM_ID, *paired])
         place, known = task.space.places(pairs)
         order = np.argsort(place)
-        self._places = place[order]
-        self._values = {name: pairs[name].to_numpy()[known][order].astype(np.float64) for name in paired}
-        single = [name for name in columns if name not in paired]
-        items = task.build.read_items([ITEM_ID, *single])
-        self._items = {name: items[name].to_numpy().astype(np.float64) for name in single}
+        there = contains(place[order], codes)
+        found = np.flatnonzero(known)[order][np.searchsorted(place[order], codes[there])]
+        items = task.build.read_items([name for name in columns if name not in paired])
+        self._values: dict[str, NDArray[np.float32]] = {}
+        for name in columns:
+            if name in paired:
+                self._values[name] = np.full(codes.shape, np.nan, np.float32)
+                self._values[name][there] = pairs[name].to_numpy()[found]
+            else:
+                self._values[name] = items[name].to_numpy()[item]
 
-    def ndcg(self, lifts: Sequence[Lift]) -> list[float]:
-        """Mean NDCG@10 of the lists as served, and of those of new items."""
-        found = []
-        for (top, codes, new), wanted in zip(
-            self._lists, (self._task.wanted(), self._task.new_positives()), strict=True
-        ):
-            scores = np.where(top.item_index >= 0, top.scores, -np.inf)
-            for lift in lifts:
-                scores = scores + np.where(new, lift.gains(self._value(lift.column, codes)), 0.0)
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
-            ranked = np.take_along_axis(top.item_index, order, axis=1).astype(np.int64)
-            found.append(measure(ranked, wanted, self._shares).means()["ndcg@10"])
-        return found
+    def ndcg(self, lifts: Sequence[Lift]) -> float:
+        """Mean NDCG@10."""
+        scores = self._scores
+        for lift in lifts:
+            gains = lift.gains(self._values[lift.column])
+            scores = scores + (gains if lift.everywhere else np.where(self._new, gains, 0.0))
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+        ranked = np.take_along_axis(self._index, order, axis=1)
+        return measure(ranked, self._wanted, self._shares).means()["ndcg@10"]
 
-    def _value(self, column: str, codes: NDArray[np.int64]) -> NDArray[np.float64]:
-        if column in self._items:
-            return np.asarray(self._items[column][codes % len(self._task.space.items)], np.float64)
-        values: NDArray[np.float64] = np.full(codes.shape, np.nan)
-        there = contains(self._places, codes)
-        values[there] = self._values[column][np.searchsorted(self._places, codes[there])]
-        return values
+
+def _shortlists(window: MeasuredWindow, columns: Sequence[str]) -> list[_Shortlist]:
+    """That of the lists as served, and that of new items; one and the same where what was seen is left out."""
+    task, model = window.task, window.methods["model"]
+    if model.top is None or model.top_new is None:
+        raise ValueError("lists of a model are wanted")
+    new = _Shortlist(task, model.top_new, task.new_positives(), columns)
+    return [new] if task.exclude_seen else [_Shortlist(task, model.top, task.positives, columns), new]
 
 
 def lifted(
@@ -211,28 +222,32 @@ def lifted(
     """
     build = windows[-1].task.build
     nearest = [near(build, column, NEAR_WEIGHT) for column in NEAR if column in schema.names]
-    shares = [
-        popular(build, column, weight)
-        for column in (recent_share(settings), "item_user_share")
+    shares = (recent_share(settings), "item_user_share")
+    liked = [
+        popular(build, column, weight, everywhere=everywhere)
+        for column in shares
         for weight in POPULAR_WEIGHTS
+        for everywhere in ((False,) if windows[-1].task.exclude_seen else (False, True))
     ]
-    columns = [lift.column for lift in (*nearest, *shares[:: len(POPULAR_WEIGHTS)])]
-    shortlists = [_Shortlists(window.task, window.methods["model"], columns) for window in windows]
-    plain = [shortlist.ndcg(()) for shortlist in shortlists]
+    columns = [*(lift.column for lift in nearest), *shares]
+    shortlists = [_shortlists(window, columns) for window in windows]
+    plain = [[part.ndcg(()) for part in parts] for parts in shortlists]
 
     def gains(lifts: tuple[Lift, ...]) -> list[float]:
-        return [_worth(b, s.ndcg(lifts)) for b, s in zip(plain, shortlists, strict=True)]
+        found = [[part.ndcg(lifts) for part in parts] for parts in shortlists]
+        return [_worth(before, after) for before, after in zip(plain, found, strict=True)]
 
     choices = [
         tuple(lift for lift in pair if lift is not None)
-        for pair in itertools.product([None, *nearest], [None, *shares])
+        for pair in itertools.product([None, *nearest], [None, *liked])
     ]
     agreed = [(np.mean(found), lifts) for lifts in choices if min(found := gains(lifts)) >= 0]
     _, best = max(agreed, key=lambda entry: entry[0])
     over = f"over {len(windows)} windows" if len(windows) > 1 else "on the window"
     if not best:
         return list(windows), forests[-1], Choice("lift", "none", f"no lift of new items ranks better {over}")
-    boosters = [with_lifts(forest, best, build, schema) for forest in forests]
+    more = [trees_of(lift, build, schema) for lift in best]
+    boosters = [reduce(joined, more, forest) for forest in forests]
     tried = [window.ranked_by(booster, schema) for window, booster in zip(windows, boosters, strict=True)]
     before, after = ([mean_ndcg(found, "model", part) for part in PARTS] for found in (windows, tried))
     name = " and ".join(map(str, best))
@@ -245,5 +260,6 @@ def lifted(
 
 def _worth(before: Sequence[float], after: Sequence[float]) -> float:
     """What a change is worth, by NDCG@10 as served and on new items: habits are not given up for novelties."""
-    served, new = ((b - a) / max(a, 1e-9) for a, b in zip(before, after, strict=True))
-    return new + LOSS_COUNTS * min(served, 0.0)
+    gains = [(b - a) / max(a, 1e-9) for a, b in zip(before, after, strict=True)]
+    served, new = gains[0], gains[-1]
+    return new + served * (LOSS_COUNTS if served < 0 else 1)

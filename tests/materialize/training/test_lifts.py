@@ -8,7 +8,7 @@ import xgboost
 from features.training_set import training_matrix
 from materialize.settings import Settings
 from materialize.training.evaluate import EvaluationTask
-from materialize.training.lifts import joined, lifted, near, popular, with_lifts
+from materialize.training.lifts import joined, lifted, near, popular, trees_of
 from materialize.training.past_windows import MeasuredWindow
 
 
@@ -41,16 +41,20 @@ def test_joined_boosters_add_up(forest: xgboost.Booster, task: EvaluationTask) -
     assert both.num_boosted_rounds() == 9
 
 
-def test_new_pairs_gain_and_others_stay(forest: xgboost.Booster, task: EvaluationTask) -> None:
+def test_new_pairs_gain_and_others_stay(task: EvaluationTask) -> None:
     build, schema = task.build, task.build.schema
     pairs = build.read_pairs()
     values = training_matrix(pairs.select(["user_id", "item_id", "event_timestamp"]), [build])
     new = pc.is_null(pairs["pair_events"]).to_numpy(zero_copy_only=False)
     lifts = [near(build, "pair_ease", 2.0), popular(build, "item_user_share", 0.5)]
-    difference = margins(with_lifts(forest, lifts, build, schema), values) - margins(forest, values)
+    difference = np.sum([margins(trees_of(lift, build, schema), values) for lift in lifts], axis=0)
     assert difference[~new] == pytest.approx(0, abs=0.02)
     wanted = [lift.gains(values[new, schema.names.index(lift.column)].astype(float)) for lift in lifts]
     assert difference[new] == pytest.approx(np.sum(wanted, axis=0), abs=0.1)
+    liked = popular(build, "item_user_share", 0.5, everywhere=True)
+    difference = margins(trees_of(liked, build, schema), values)
+    share = values[:, schema.names.index("item_user_share")].astype(float)
+    assert difference == pytest.approx(liked.gains(share), abs=0.02)
     assert lifts[0].gains(np.array([0.0]))[0] < lifts[0].gains(np.array([lifts[0].unit]))[0]
 
 
