@@ -34,6 +34,7 @@ run: what did not change is found out here. ``plan`` tells beforehand how much t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,7 +121,7 @@ def run_full(
     return Snapshot(
         items=signed.digest,
         user_ids=batch.ids,
-        digests=tables.digests(),
+        digests=tables.digests()[0],
         signatures=catalogue.user_signer.sign(batch, inputs.get("segments")),
         item_index=top.item_index,
         scores=top.scores,
@@ -190,6 +191,18 @@ class DeltaScorer:
             narrowed=catalogue.narrowed(rows),
         )
 
+    @cached_property
+    def _moves(self) -> dict[str, Any]:
+        """Items that have gone and entered, as :class:`InputTables` asks for them."""
+        if not self.comparable:
+            return {}
+        here = np.zeros(len(self.catalogue), np.bool_)
+        here[self.moved[self.moved >= 0]] = True
+        return {
+            "gone": self.before.ids.filter(pa.array(self.moved < 0)),
+            "entered": np.flatnonzero(~here[self.catalogue.order]),
+        }
+
     @property
     def changed_items(self) -> pa.Array:
         """Ids of the items that changed or are new; of none if old lists are of no use."""
@@ -197,7 +210,7 @@ class DeltaScorer:
 
     def plan(self, previous: Snapshot, users: pa.Table, **inputs: Any) -> DeltaPlan:
         """What :meth:`run` would do; arguments as there."""
-        return self._compare(previous, _split(self.catalogue, users, inputs)[0]).plan
+        return self._compare(previous, _split(self.catalogue, users, inputs, **self._moves)[0]).plan
 
     def run(self, previous: Snapshot, users: pa.Table, k: int, reserve: int, **inputs: Any) -> DeltaRun:
         """Lists equal to those of :func:`run_full` with the same arguments.
@@ -219,7 +232,7 @@ class DeltaScorer:
                 got=f"{previous.items[:12]}…",
                 fix="take both from one generation",
             )
-        tables, masks = _split(self.catalogue, users, {**inputs, "eligible": self.eligible})
+        tables, masks = _split(self.catalogue, users, {**inputs, "eligible": self.eligible}, **self._moves)
         found = self._compare(previous, tables)
         plan, was, ids = found.plan, found.was, tables.ids
         length = k + reserve
@@ -260,10 +273,11 @@ class DeltaScorer:
 
     def _compare(self, previous: Snapshot, tables: InputTables) -> _Comparison:
         """Find out who changed: those whose values are others are encoded, and their signatures compared."""
-        was, digests = _find(tables.ids, previous.user_ids), tables.digests()
+        was, (digests, former) = _find(tables.ids, previous.user_ids), tables.digests()
         known = (was >= 0) & self.comparable
-        same = known.copy()
+        same, stays = known.copy(), known.copy()
         same[known] = previous.digests[was[known]] == digests[known]
+        stays[known] = previous.digests[was[known]] == former[known]
         others = np.flatnonzero(~same)
         batch = tables.encode(others)
         signatures = np.empty(len(was), np.uint64)
@@ -272,6 +286,7 @@ class DeltaScorer:
         signatures[others] = self.catalogue.user_signer.sign(batch, segments)
         same = known
         same[known] = previous.signatures[was[known]] == signatures[known]
+        same |= stays  # all items with rows that came or went are scored anew for everybody
         merged = same.copy()
         if not len(self.rows):
             loses = np.empty(len(previous), np.bool_)
@@ -332,14 +347,14 @@ class _Comparison:
 
 
 def _split(
-    catalogue: BoundCatalogue, users: pa.Table, inputs: dict[str, Any]
+    catalogue: BoundCatalogue, users: pa.Table, inputs: dict[str, Any], **moves: Any
 ) -> tuple[InputTables, dict[str, Any]]:
     """The input tables, and the arguments of :meth:`BoundCatalogue.top_k_encoded`."""
     masks: dict[str, Any] = {
         name: inputs[name] for name in ("eligible", "segments", "threads") if name in inputs
     }
     tables = {name: value for name, value in inputs.items() if name != "eligible"}
-    return InputTables(catalogue, users, **tables), masks
+    return InputTables(catalogue, users, **tables, **moves), masks
 
 
 def _of_users(masks: dict[str, Any], users: NDArray[np.int64]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ turning their values into codes and signatures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 from features.schema import ITEM_ID, PAIR, USER, USER_ID, affinity
 from materialize.scoring.encode_inputs import check_ids, column_of, positions, positions_of_runs, read_column
 from materialize.scoring.kernels_delta import sign_columns, sign_rows
+from materialize.scoring.signatures import hashes_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,7 +35,7 @@ class KeyedRows:
     Attributes:
         table: The rows.
         user: int64[n], position of each row's user; -1: not one of them.
-        key: int64[n], its group or item, by row of the catalogue; -1: not one of them.
+        key: int64[n], its group, or its item by row of the catalogue, gone ones after them; -1: not one of them.
     """
 
     table: pa.Table
@@ -48,7 +49,14 @@ class KeyedRows:
 
 @dataclass(frozen=True)
 class InputTables:
-    """Inputs of U users, as :meth:`BoundCatalogue.top_k` takes them."""
+    """Inputs of U users, as :meth:`BoundCatalogue.top_k` takes them.
+
+    Attributes:
+        catalogue: Of this run.
+        users, affinity, pairs, latent, exclude, segments, threads: As there.
+        gone: Arrow array, ids of items that were in the catalogue of an earlier run.
+        entered: int64[n], rows of items that were not.
+    """
 
     catalogue: BoundCatalogue
     users: pa.Table
@@ -58,6 +66,8 @@ class InputTables:
     exclude: pa.Table | None = None
     segments: NDArray[np.integer[Any]] | None = None
     threads: int | None = None
+    gone: pa.Array | None = None
+    entered: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @cached_property
     def ids(self) -> pa.Array:
@@ -68,28 +78,38 @@ class InputTables:
         """
         return check_ids(self.users, USER_ID, "users")
 
-    def digests(self) -> NDArray[np.uint64]:
-        """uint64[U]: a user whose hash is that of an earlier run, with the same model, has the same signature.
+    def digests(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Two hashes of each user, uint64[U]: over the items of this run, and over those of the earlier one.
 
-        Only columns that the forest tests count, and only rows of items and groups that the catalogue knows.
+        A user whose first hash is that of an earlier run, with the same model, has the same signature. If only the
+        second one is, then all that has changed for the user are rows of items that have entered or gone. Only columns
+        that the forest tests count, and only rows of items and groups that are known.
 
         Raises:
             SchemaMismatchError: If a table does not fit.
         """
-        signer, out = self.catalogue.user_signer, np.zeros(len(self.ids), np.uint64)
+        now = np.zeros(len(self.ids), np.uint64)
         for values in self._tested(USER, self.users):
-            sign_columns(values, out)
-        for salt, (column, keyed) in enumerate(self._affinity.items()):
-            self._sign(salt + 2, keyed, affinity(column), signer.groups[column], out)
-        if self._pairs is not None:
-            self._sign(0, self._pairs, PAIR, signer.items, out)
-        if self._excluded is not None:
-            self._sign(1, self._excluded, None, signer.items, out)
+            sign_columns(values, now)
         if self.latent is not None:
-            sign_columns(np.ascontiguousarray(self.latent, np.float32).view(np.int32).T.copy(), out)
+            sign_columns(np.ascontiguousarray(self.latent, np.float32).view(np.int32).T.copy(), now)
         if self.segments is not None:
-            sign_columns(np.asarray(self.segments).astype(np.int32)[None], out)
-        return out
+            sign_columns(np.asarray(self.segments).astype(np.int32)[None], now)
+        signer = self.catalogue.user_signer
+        for salt, (column, grouped) in enumerate(self._affinity.items()):
+            row = self._hash_rows(salt + 2, grouped, affinity(column), signer.groups[column])
+            sign_rows(grouped.user, grouped.key, np.ones(len(signer.groups[column]), np.bool_), row, now)
+        before = now.copy()
+        here = np.arange(len(self._items)) < len(self.catalogue)
+        was = np.ones(len(self._items), np.bool_)
+        was[self.entered] = False
+        hashes = np.concatenate([signer.items, hashes_of(self._items.slice(len(self.catalogue)))])
+        for salt, keyed in enumerate((self._pairs, self._excluded)):
+            if keyed is not None:
+                row = self._hash_rows(salt, keyed, None if salt else PAIR, hashes)
+                sign_rows(keyed.user, keyed.key, here, row, now)
+                sign_rows(keyed.user, keyed.key, was, row, before)
+        return now, before
 
     def encode(self, some: NDArray[np.int64] | None = None) -> UserBatch:
         """All users, or some of them, int64[n] ascending, with all that belongs to them.
@@ -111,7 +131,7 @@ class InputTables:
 
     def encode_for(self, rows: NDArray[np.int64]) -> UserBatch:
         """All users, as :meth:`BoundCatalogue.narrowed` numbers some rows of the catalogue, int64[n] ascending."""
-        wanted = np.zeros(len(self.catalogue) + 1, np.bool_)  # the last place is that of unknown items
+        wanted = np.zeros(len(self._items) + 1, np.bool_)  # the last place is that of unknown items
         wanted[rows] = True
         pairs, exclude = (
             None if keyed is None else keyed.some(wanted[keyed.key])
@@ -145,13 +165,19 @@ class InputTables:
     def _pairs(self) -> KeyedRows | None:
         if self.pairs is None or not self.catalogue.layout.pair:
             return None
-        return self._keyed(self.pairs, ITEM_ID, self.catalogue.items_by_row)
+        return self._keyed(self.pairs, ITEM_ID, self._items)
 
     @cached_property
     def _excluded(self) -> KeyedRows | None:
         if self.exclude is None:
             return None
-        return self._keyed(self.exclude, ITEM_ID, self.catalogue.items_by_row)
+        return self._keyed(self.exclude, ITEM_ID, self._items)
+
+    @cached_property
+    def _items(self) -> pa.Array:
+        """Ids of the items that count: those of the catalogue, by row, and the gone ones."""
+        here = self.catalogue.items_by_row
+        return here if self.gone is None else pa.concat_arrays([here, self.gone.cast(here.type)])
 
     def _keyed(self, table: pa.Table, key: str, known: pa.Array) -> KeyedRows:
         user = positions_of_runs(column_of(table, USER_ID, key), self.ids)
@@ -163,16 +189,11 @@ class InputTables:
         for name in self.catalogue.tested(scope):
             yield read_column(by_name[name], column_of(table, name, str(scope))).view(np.int32)[None]
 
-    def _sign(
-        self,
-        salt: int,
-        keyed: KeyedRows,
-        scope: FeatureScope | None,
-        hashes: NDArray[np.uint64],
-        out: NDArray[np.uint64],
-    ) -> None:
+    def _hash_rows(
+        self, salt: int, keyed: KeyedRows, scope: FeatureScope | None, hashes: NDArray[np.uint64]
+    ) -> NDArray[np.uint64]:
         row = hashes[keyed.key] ^ np.uint64(salt)
         if scope is not None:
             for values in self._tested(scope, keyed.table):
                 sign_columns(values, row)
-        sign_rows(keyed.user, keyed.key, row, out)
+        return row

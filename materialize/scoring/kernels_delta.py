@@ -58,10 +58,13 @@ def sign_entries(salt, start, key, key_hash, codes, missing, signature):  # type
 
 
 @njit(cache=True, nogil=True)
-def sign_rows(user, key, row, signature):  # type: ignore[no-untyped-def]
-    """Mix ``row`` uint64[n] into ``signature`` uint64[U] of each row's user, in order; -1: a user or key of no account."""
+def sign_rows(user, key, counts, row, signature):  # type: ignore[no-untyped-def]
+    """Mix ``row`` uint64[n] into ``signature`` uint64[U] of each row's user, in order.
+
+    ``user`` and ``key`` are int64[n], -1: unknown; ``counts`` bool[keys] says which keys are of account.
+    """
     for n in range(len(user)):
-        if user[n] >= 0 and key[n] >= 0:
+        if user[n] >= 0 and key[n] >= 0 and counts[key[n]]:
             signature[user[n]] = _mix(signature[user[n]], row[n])
 
 

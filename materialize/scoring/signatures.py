@@ -56,7 +56,7 @@ class SignedItems:
         signature = np.zeros(len(catalogue), np.uint64)
         sign_columns(np.ascontiguousarray(catalogue.item_codes.T), signature)
         for column, values in catalogue.groups.items():
-            sign_columns(_hashes(values)[catalogue.group_codes[column]].view(np.int64)[None], signature)
+            sign_columns(hashes_of(values)[catalogue.group_codes[column]].view(np.int64)[None], signature)
         if catalogue.item_latent is not None:
             sign_columns(np.ascontiguousarray(catalogue.item_latent.view(np.int32).T), signature)
         signatures = np.empty_like(signature)
@@ -137,15 +137,15 @@ class UserSigner:
     @cached_property
     def items(self) -> NDArray[np.uint64]:
         """By row of the catalogue: a stable hash of the item's id, at least as many as rows."""
-        return _hashes(self.catalogue.item_ids)[self.catalogue.order]
+        return hashes_of(self.catalogue.item_ids)[self.catalogue.order]
 
     @cached_property
     def groups(self) -> dict[str, NDArray[np.uint64]]:
         """By group column: a stable hash of each group, and one more."""
-        return {column: _hashes(values) for column, values in self.catalogue.groups.items()}
+        return {column: hashes_of(values) for column, values in self.catalogue.groups.items()}
 
 
-def _hashes(values: pa.Array) -> NDArray[np.uint64]:
+def hashes_of(values: pa.Array) -> NDArray[np.uint64]:
     """A stable hash of each id or group, and 0 for one more key: no group."""
     texts = [str(value) for value in values.to_pylist()]
     return np.array([mmh3.hash64(text, signed=False)[0] for text in texts] + [0], np.uint64)

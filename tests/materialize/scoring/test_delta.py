@@ -177,16 +177,20 @@ def test_a_value_that_crosses_no_threshold_is_no_change(world: Callable[..., Any
 
 
 def test_one_more_item_is_scored_alone_and_one_less_costs_no_row(world: Callable[..., Any]) -> None:
-    case = world(4, plain=True)
+    case = world(4)
+    inputs = {"pairs": case.pairs, "exclude": case.pairs.select(["user_id", "item_id"]).slice(0, 20)}
+    assert "item-59" in case.pairs["item_id"].to_pylist(), (
+        "whoever has a row with it is not scored in full either"
+    )
     scorer = PairScorer.from_xgboost(case.booster, case.scopes)
     fewer = scorer.bind(case.items.slice(0, 59))
     signed = SignedItems.of(fewer)
-    before = run_full(fewer, signed, case.users, 5, 20)
+    before = run_full(fewer, signed, case.users, 5, 20, **inputs)
     more = DeltaScorer.of(case.bind(), signed)
     assert more.changed_items.to_pylist() == ["item-59"]
-    done = more.run(before, case.users, 5, 20)
+    done = more.run(before, case.users, 5, 20, **inputs)
     assert len(done.plan.full) == len(done.exhausted) == 0
-    back = DeltaScorer.of(fewer, more.now).run(done.snapshot, case.users, 5, 20)
+    back = DeltaScorer.of(fewer, more.now).run(done.snapshot, case.users, 5, 20, **inputs)
     assert len(back.plan.full) == len(back.exhausted) == 0
     held = (done.snapshot.item_index == 59).any(axis=1)
     np.testing.assert_array_equal(back.plan.merged, np.flatnonzero(held))
