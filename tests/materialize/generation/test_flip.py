@@ -13,6 +13,7 @@ from materialize.generation.artifact import artifact_folder
 from materialize.generation.flip import activate, rollback
 from materialize.progress import NoProgress
 from materialize.publish.live_pointer import LivePointer, pointer_key
+from tests.materialize.generation.shop_models import AtStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +68,9 @@ def test_after_two_bad_runs_a_second_rollback_goes_further_back(
     world.publish(client, seed=3)  # overwrites the slot of the good one
     assert world.catalogue.generation(good.id).slot is None
     rollback(world.settings, world.catalogue, QUIET)
-    back = rollback(world.settings, world.catalogue, QUIET)
+    told = AtStep(f"load {good.id} again: step", lambda: None)
+    back = rollback(world.settings, world.catalogue, told)
+    assert told.done
     assert back.id == good.id
     assert world.served() == lists
     with pytest.raises(NotFoundError, match="no earlier generation"):
