@@ -2,9 +2,10 @@
 
 From one run to the next:
 
-- a user whose signature changed, or who is new, is scored in full;
-- another user's old list is merged with the scores of the items that changed or are new; the list holds more
-  than the K entries that are published (*reserve*), so items that drop out rarely force a full row;
+- a user whose values are those of the earlier run, item by item, is known by a hash of them (*digest*);
+- another user whose signature changed, or who is new, is scored in full;
+- the others' old lists are merged with the scores of the items that changed or are new; a list holds more than
+  the K entries that are published (*reserve*), so items that drop out rarely force a full row;
 - nothing is scored of the rest. A changed model changes everything.
 
 How a caller uses it. A **full generation** leaves one file of items, written once, and one per block of users::
