@@ -17,6 +17,8 @@ items count up to the cut-off. So in the course of a day only the rows of users 
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,8 +74,11 @@ MOST_COMPARED = 5000
 MOST_PAIRS, LEAST_PER_USER = 10_000_000, 50
 """Beyond so many pairs users get fewer neighbours each; fewer than 50 are not worth their place."""
 
-_DENSE_CELLS = 16_000_000
-"""Cells of a dense block of scores: 64 MB."""
+_DENSE_CELLS = 4_000_000
+"""Cells of a dense block of scores: 16 MB; a thread holds about ten such blocks."""
+
+_MOST_THREADS = 4
+"""Threads that score users; more would hold more blocks than they are worth."""
 
 
 def neighbours_per_user(asked: int, users: int) -> int:
@@ -112,14 +117,14 @@ def neighbour_scores(
     roots = np.sqrt(np.maximum(np.diff(seen.indptr), 1)).astype(np.float32)
     some = np.flatnonzero(np.diff(own.indptr))
     step = max(1, _DENSE_CELLS // max(len(known), len(people)))
-    for start in range(0, len(some), step):
-        rows = some[start : start + step]
+
+    def score(rows: NDArray[np.int64]) -> pa.RecordBatch:
         block, habits = seen[rows], own[rows]
         had = block.toarray() > 0
         scores = (
             (block @ knn).toarray() / roots[rows, None],
             (block @ ease).toarray(),
-            _products(tastes[rows], traits),
+            tastes[rows] @ traits.T,
             mixed(habits[:, known], similar_users(habits, rows, others, people), shown).toarray(),
         )
         chosen = had.copy()
@@ -133,7 +138,7 @@ def neighbour_scores(
         values = [np.append(measure[user, place], np.full(apart.sum(), np.nan)) for measure in scores]
         values[-1][len(user) :] = OWN_SHARE * rare.data[apart]
         order = np.lexsort((items, numbers))
-        yield pa.RecordBatch.from_arrays(
+        return pa.RecordBatch.from_arrays(
             [
                 numbers[order],
                 items[order],
@@ -141,6 +146,13 @@ def neighbour_scores(
             ],
             schema=NEIGHBOUR_SCHEMA,
         )
+
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    blocks = [some[start : start + step] for start in range(0, len(some), step)]
+    # Users share no sum, and blocks are the same for any number of threads.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(blocks), threads):  # no more results at once than are made at once
+            yield from pool.map(score, blocks[start : start + threads])
 
 
 def _ones(baskets: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -189,11 +201,6 @@ def _latent_vectors(
         if len(moved):
             tastes[moved] = model.recalculate_user(moved, seen[moved])
     return tastes, traits
-
-
-def _products(tastes: NDArray[np.float32], traits: NDArray[np.float32]) -> NDArray[np.float32]:
-    with threadpool_limits(1, "blas"):  # as above
-        return tastes @ traits.T
 
 
 def _largest(values: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
