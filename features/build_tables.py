@@ -207,7 +207,8 @@ class _Tables:
         connection, pairs = self.sources.connection, self.history.pairs
         counts = candidate_events(self.history, settled=True)
         made = connection.create_table("neighbours", NEIGHBOUR_SCHEMA.empty_table(), overwrite=True)
-        history = pairs.filter(pairs.events_history > 0)
+        # As settled users are, so that a new one in the course of a day changes nobody's neighbours.
+        history = pairs.filter(pairs.settled_last_age <= self.history.pair_days)
         per_user = neighbours_per_user(asked, history.user_no.nunique().to_pyarrow().as_py())
         if not per_user:  # then as many pairs as there are stay in DuckDB
             return made

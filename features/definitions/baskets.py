@@ -70,7 +70,11 @@ def basket_vectors(
 
 
 def similar_users(
-    own: sparse.csr_matrix, numbers: NDArray[np.int64], others: sparse.csr_matrix, places: NDArray[np.int64]
+    own: sparse.csr_matrix,
+    numbers: NDArray[np.int64],
+    others: sparse.csr_matrix,
+    places: NDArray[np.int64],
+    amount: int = NEIGHBOURS,
 ) -> sparse.csr_matrix:
     """Weights of the users that are nearest by Euclidean distance: float32[users, others], rows sum to 1.
 
@@ -79,6 +83,7 @@ def similar_users(
         numbers: int64[users]: who they are.
         others: float32[others, items], with whom they are compared.
         places: int64[others]: who these are, ascending; nobody is near to themselves.
+        amount: How many are near.
     """
     squares = np.asarray(others.multiply(others).sum(axis=1)).ravel()
     distance = squares - 2 * (own @ others.T).toarray()
@@ -86,7 +91,7 @@ def similar_users(
     myself[myself == len(places)] = 0
     same = np.flatnonzero(places[myself] == numbers)
     distance[same, myself[same]] = np.inf
-    k = max(1, min(NEIGHBOURS, len(places) - 1))
+    k = max(1, min(amount, len(places) - 1))
     nearest = np.argpartition(distance, k - 1, axis=1)[:, :k]
     nearest.sort(axis=1)
     weights = np.full(nearest.size, 1 / k, np.float32)

@@ -28,7 +28,7 @@ from implicit.nearest_neighbours import all_pairs_knn
 from scipy import linalg, sparse
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from features.definitions.baskets import OWN_SHARE, mixed, similar_users
+from features.definitions.baskets import NEIGHBOURS, OWN_SHARE, mixed, similar_users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,8 +68,11 @@ NEIGHBOUR_SCHEMA = pa.schema(
     ]
 )
 
-MOST_COMPARED = 5000
-"""With so many users, evenly chosen, is everybody compared, by the baskets of both."""
+MOST_COMPARED, MOST_COMPARISONS = 5000, 600_000_000
+"""With so many users, evenly chosen, is everybody compared, by the baskets of both; with fewer where that were too much."""
+
+LEAST_SIMILAR = 30
+"""Of the users that are compared, so many of the nearest are mixed in at least."""
 
 MOST_PAIRS, LEAST_PER_USER = 10_000_000, 50
 """Beyond so many pairs users get fewer neighbours each; fewer than 50 are not worth their place."""
@@ -110,8 +113,10 @@ def neighbour_scores(
         return
     seen, taught = _ones(own[:, known]), _ones(learned[:, known])
     knn, ease, (tastes, traits) = _cosines(taught), _ease_weights(taught), _latent_vectors(taught, seen)
-    people = np.flatnonzero(np.diff(learned.indptr))
-    people = people[:: -(-len(people) // MOST_COMPARED)]
+    everyone = np.flatnonzero(np.diff(learned.indptr))
+    people = everyone[:: -(-len(everyone) // min(MOST_COMPARED, max(1, MOST_COMPARISONS // len(everyone))))]
+    # Of a part of the users as many are mixed in as there would be of all, but not too few to tell what they like.
+    amount = max(LEAST_SIMILAR, NEIGHBOURS * len(people) // len(everyone))
     others = learned[people]
     shown = others[:, known]
     roots = np.sqrt(np.maximum(np.diff(seen.indptr), 1)).astype(np.float32)
@@ -121,11 +126,12 @@ def neighbour_scores(
     def score(rows: NDArray[np.int64]) -> pa.RecordBatch:
         block, habits = seen[rows], own[rows]
         had = block.toarray() > 0
+        nearest = similar_users(habits, rows, others, people, amount)
         scores = (
             (block @ knn).toarray() / roots[rows, None],
             (block @ ease).toarray(),
             tastes[rows] @ traits.T,
-            mixed(habits[:, known], similar_users(habits, rows, others, people), shown).toarray(),
+            mixed(habits[:, known], nearest, shown).toarray(),
         )
         chosen = had.copy()
         for measure in scores:

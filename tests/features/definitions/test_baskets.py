@@ -54,3 +54,6 @@ def test_the_nearest_users_are_mixed_in_but_not_oneself() -> None:
     np.testing.assert_allclose(found[0], expected, rtol=1e-5)
     some = similar_users(vectors[[7]], np.array([7]), vectors[[1, 3]], np.array([1, 3]))
     assert some.toarray().sum() == 1
+    few = similar_users(vectors[[7]], np.array([7]), vectors, places, amount=5)
+    assert few.nnz == 5
+    assert set(few.indices) < set(nearest[0].indices)
