@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import typer
 from typer.testing import CliRunner
 
-from materialize.cli.bench_lookup import SHARES, register
+from materialize.cli import bench_lookup
 from materialize.cli.bench_lookup_load import interleave
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
+SHARES = (0.5, 1.0)
 SMALL = [
     "--users",
     "200",
@@ -32,10 +35,11 @@ SMALL = [
 ]
 
 
-def test_every_subject_is_measured(tmp_path: Path) -> None:
+def test_every_subject_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_lookup, "SHARES", SHARES)
     app = typer.Typer()
     app.callback()(lambda: None)
-    register(app)
+    bench_lookup.register(app)
     file = tmp_path / "bench.json"
     done = CliRunner().invoke(app, ["lookup", *SMALL, "--json", str(file), "--output", "json"])
     assert done.exit_code == 0, done.output
