@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from features.errors import StorageError
 from materialize.generation.artifact import generation_folder
 from materialize.generation.block_task import block_inputs
 from materialize.generation.lineage import Lineage
@@ -52,7 +53,7 @@ def choose_plan(
 
     Raises:
         SourceError: If there is no user to precompute or no item to recommend.
-        StorageError: If the features or a snapshot cannot be read.
+        StorageError: If the features cannot be read.
     """
     plan = plan_generation(settings.scoring, build, bundle)
     live = catalogue.live_generation(bundle.name)
@@ -65,7 +66,10 @@ def choose_plan(
     delta = _delta_on(settings, catalogue, build, bundle, live)
     if catalogue.find_generation(delta.generation.id) is not None:
         return delta
-    why = _why_not(settings, catalogue, build, bundle, live, delta)
+    try:
+        why = _why_not(settings, catalogue, build, bundle, live, delta)
+    except StorageError as error:  # damaged, or written by another release: a full generation needs none of it
+        why = str(error)
     if not why:
         return delta
     _log.info("a full generation", why=why)

@@ -18,6 +18,7 @@ from features.errors import GateRejectedError
 from materialize.generation.flip import activate, rollback
 from materialize.generation.lineage import Lineage
 from materialize.generation.run import publish_generation
+from materialize.generation.snapshots import snapshot_folder
 from materialize.progress import NoProgress
 from materialize.publish.sql import read
 from materialize.settings import load_settings
@@ -247,3 +248,7 @@ def test_where_a_delta_does_not_pay_a_full_generation_is_made(changing: World, c
     for scoring in ({"max_deltas": 0}, {"max_changed_users": 0.0}, {"k": 10}):
         assert world.publish(client, **scoring).kind == "full"
         activate(world.settings, world.catalogue, first.id, QUIET)
+    change_tables(world.settings, 2)
+    for file in snapshot_folder(world.settings, first.id).iterdir():
+        file.write_bytes(b"of another release, or damaged")
+    assert world.publish(client).kind == "full"
