@@ -68,8 +68,8 @@ def choose_plan(
         return delta
     try:
         why = _why_not(settings, catalogue, build, bundle, live, delta)
-    except StorageError as error:  # damaged, or written by another release: a full generation needs none of it
-        why = str(error)
+    except StorageError as error:
+        why = str(error)  # a snapshot is damaged, or of another release: a full generation needs none
     if not why:
         return delta
     _log.info("a full generation", why=why)
