@@ -221,7 +221,7 @@ class ModelBundle:
         try:
             _write(root, target, contents)
         except OSError as error:
-            raise StorageError(f"the model bundle cannot be written to {target}", got=str(error)) from error
+            raise StorageError.of_writing("the model bundle", error, target) from error
         return cls.load(target)
 
     @classmethod

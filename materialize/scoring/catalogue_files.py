@@ -58,7 +58,7 @@ def save(catalogue: BoundCatalogue, folder: Path | str) -> None:
         }
         (folder / _DOCUMENT).write_text(json.dumps(document, indent=1), "utf-8")
     except OSError as error:
-        raise StorageError(f"the catalogue cannot be written to {folder}", got=str(error)) from error
+        raise StorageError.of_writing("the bound catalogue", error, folder) from error
 
 
 def load(folder: Path | str) -> BoundCatalogue:

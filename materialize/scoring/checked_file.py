@@ -6,7 +6,6 @@ A file is an Arrow IPC file whose metadata names its kind and format, followed b
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -47,9 +46,7 @@ def write_checked(file: Path, kind: str, table: pa.Table, facts: dict[str, str])
             stream.write(mmh3.mmh3_x64_128_digest(content))
         aside.replace(file)
     except OSError as error:
-        raise StorageError(
-            f"{file} cannot be written", got=os.strerror(error.errno or 0), fix="free space, then run again"
-        ) from error
+        raise StorageError.of_writing(str(file), error, file.parent) from error
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
